@@ -1,0 +1,73 @@
+"""Control as data: what happens, beside a rule, to each neuron's length and angle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from rotational import _check, theory
+from rotational.neurons import ROWS, WHOLE, Neurons
+from rotational.rule import Rule
+
+Rate: TypeAlias = float | Rule | Callable[[int], float]
+"""A rotation in radians per step; a rule, whose equilibrium at the group's lr and weight decay it is; or a
+function of the number of steps taken before this one."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """The paper's rotational variant: norms stay where they start, the average rotation is held.
+
+    units    what turns as one: "neuron", "tensor", or a `Neurons` of the user's own
+    center   take the mean out of every neuron and of every update
+    memory   factor of the EMA that holds the average rotation; 0 turns by exactly atan(rotation) every step
+    rate     the rotation to hold; None takes it from the rule, lr and weight decay
+
+    Raises ValueError for a memory outside [0, 1), unknown units, a rate that is negative or not finite.
+
+    >>> from rotational import rules
+    >>> round(Control().rotation(rules.adamw(), lr=1e-3, weight_decay=0.1), 6)
+    0.003244
+    >>> Control(rate=0.01).rotation(rules.adam_l2(), lr=1e-3, weight_decay=0.0)
+    0.01
+
+    Source: Kosson, Messmer, Jaggi 2024 (arXiv 2305.17212), algorithm 1.
+    """
+
+    units: str | Neurons = "neuron"
+    center: bool = True
+    memory: float = 0.9
+    rate: Rate | None = None
+    call: str = "Control"
+
+    def __post_init__(self) -> None:
+        _check.number(self.call, "update_memory", self.memory, low=0, high=1, below=True)
+        if not isinstance(self.units, Neurons):
+            _check.choice(self.call, "units", self.units, ("neuron", "tensor"))
+        if not (self.rate is None or isinstance(self.rate, Rule) or callable(self.rate)):
+            _check.number(self.call, "rotation", self.rate, low=0, hint="It is an angle in radians per step.")
+
+    def neurons(self, partition: Neurons | None) -> Neurons:
+        """The units of a parameter whose own partition is given (rows where it is not known)."""
+        if isinstance(self.units, Neurons):
+            return self.units
+        return WHOLE if self.units == "tensor" else partition or ROWS
+
+    def can_turn(self, neurons: Neurons, shape: tuple[int, ...]) -> bool:
+        """Whether a vector of this many weights has a direction to turn in at all."""
+        return neurons.count(shape) > 0 and neurons.size(shape) >= 2 + self.center
+
+    def rotation(self, rule: Rule, lr: float, weight_decay: float, step: int = 0) -> float:
+        """The rotation to hold at this step, in radians."""
+        if self.rate is None or isinstance(self.rate, Rule):
+            source = self.rate or rule
+            if weight_decay == 0:
+                raise ValueError(
+                    f"{self.call}(weight_decay=0.0): a rotational group needs weight_decay > 0, because its rotation "
+                    "is sqrt(2*lr*weight_decay/tau). Pass rotation=, an angle in radians per step, or set "
+                    "rotational=False for this group."
+                )
+            return theory.rate(source, lr, weight_decay)
+        angle = self.rate(step) if callable(self.rate) else self.rate
+        return _check.number(self.call, "rotation", angle, low=0, hint="It is an angle in radians per step.")

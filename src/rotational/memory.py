@@ -1,0 +1,82 @@
+"""The first field of a rule: how past gradients are remembered.
+
+Every memory in use is the same linear filter with one pole:
+
+    c_t = new g_t + old m_{t-1}            what the step uses
+    m_t = decay m_{t-1} + inflow g_t       what is kept
+
+    g   gradient        m   kept state (momentum buffer)        c   filtered gradient
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A one-pole linear filter of the gradient; four numbers describe every momentum in use.
+
+    `warm` says that the first gradient enters undamped (torch's SGD), and `unbiased` that the filter is
+    divided by 1 - decay^t (Adam); both matter in the first steps only.
+
+    >>> ema(0.9)
+    Memory(decay=0.9, inflow=0.09999999999999998, new=0.09999999999999998, old=0.9, warm=False, unbiased=True)
+    >>> round(sum_of_correlations(ema(0.9)), 6)     # tau = (1 + beta)/(1 - beta)
+    19.0
+    """
+
+    decay: float = 0.0
+    inflow: float = 1.0
+    new: float = 1.0
+    old: float = 0.0
+    warm: bool = False
+    unbiased: bool = False
+
+    def autocovariance(self) -> tuple[float, float]:
+        """(r_0, r_1) of c_t for white gradients of unit variance; r_k = r_1 decay^(k-1) beyond.
+
+        r_0 = new^2 + old^2 inflow^2/(1 - decay^2),  r_1 = new old inflow + old^2 decay inflow^2/(1 - decay^2)
+        """
+        kept = self.inflow**2 / (1 - self.decay**2)  # variance of m
+        r0 = self.new**2 + self.old**2 * kept
+        r1 = self.old * (self.inflow * self.new + self.decay * kept * self.old)
+        return r0, r1
+
+
+NONE = Memory()
+"""No memory: the step uses the gradient as it comes."""
+
+
+def ema(beta: float) -> Memory:
+    """Exponential moving average (Adam): m = beta m + (1-beta) g, c = m."""
+    return Memory(decay=beta, inflow=1 - beta, new=1 - beta, old=beta, unbiased=True)
+
+
+def nesterov_ema(beta: float) -> Memory:
+    """Nesterov's look-ahead on a moving average (NAdam): c = (1-beta) g + beta m_t."""
+    return Memory(decay=beta, inflow=1 - beta, new=1 - beta**2, old=beta**2, unbiased=True)
+
+
+def heavy_ball(momentum: float, dampening: float = 0.0) -> Memory:
+    """Polyak's momentum (torch's SGD): m = momentum m + (1-dampening) g, c = m."""
+    return Memory(decay=momentum, inflow=1 - dampening, new=1 - dampening, old=momentum, warm=True)
+
+
+def nesterov(momentum: float) -> Memory:
+    """Nesterov momentum as torch has it: m = momentum m + g, c = g + momentum m."""
+    return Memory(decay=momentum, inflow=1.0, new=1 + momentum, old=momentum**2, warm=True)
+
+
+def look_ahead(blend: float, decay: float) -> Memory:
+    """Lion's two speeds: the step blends with one factor, the memory decays with another.
+
+    c = (1-blend) g + blend m,  m = decay m + (1-decay) g    (Chen et al. 2023, algorithm 2)
+    """
+    return Memory(decay=decay, inflow=1 - decay, new=1 - blend, old=blend)
+
+
+def sum_of_correlations(memory: Memory) -> float:
+    """tau = 1 + 2 sum_k r_k/r_0, the factor by which remembering slows the rotation."""
+    r0, r1 = memory.autocovariance()
+    return 1 + 2 * r1 / (r0 * (1 - memory.decay))
