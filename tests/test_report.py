@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import synthetic
 from plotly.offline import get_plotlyjs
 
+import synthetic
 from rotational import rule, theory
 from rotational.records import STEPS_FILE, Records, Run, Writer
 from rotational.report import page, strip, text
@@ -310,7 +310,7 @@ def test_group_without_its_layers_and_plain_notes_are_listed(tmp_path: Path) -> 
 def test_errors_name_what_is_wrong(logs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected a folder that watch"):
         page.write(tmp_path / "nothing", tmp_path / "r.html")
-    with pytest.raises(FileNotFoundError, match="does not exist. Create it first"):
+    with pytest.raises(FileNotFoundError, match=r"does not exist\. Create it first"):
         page.write(logs["adamw"], tmp_path / "missing" / "r.html")
     with pytest.raises(IsADirectoryError, match="Give a file in it"):
         page.write(logs["adamw"], tmp_path)

@@ -159,7 +159,8 @@ class Adam(RotationalOptimizer):
 
     With `rotational` (the default) every neuron keeps its length and turns by `rotation` radians
     per step on average: an angle, a function of the steps taken, or a rule whose angle it is.
-    `center` takes the mean out of each neuron and update, `update_memory` is the factor of the EMA that holds the average (0: exactly every step),
+    `center` takes the mean out of each neuron and update, `update_memory` is the factor of the EMA that
+    holds the average (0: exactly every step),
     `units` says what turns as one ("neuron" or "tensor"). Parameters without neurons (gains, biases) take
     the plain rule; `rotational=False` makes a group torch's own. `rotational.groups(model, weight_decay=...)`
     builds the groups.

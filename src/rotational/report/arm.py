@@ -44,7 +44,7 @@ def section(a: Arm, index: int, *, tabbed: bool) -> str:
     return f"""{start}
 <h2>{f"{name}: every" if tabbed else "Every"} layer</h2>
 <p class="soft">{escape(a.run.optimizer)}, rule {escape(rules)}. {len(a.rows)} layers with {neurons:,} neurons,
-{a.steps:,} steps, one in {a.run.every} logged.</p>
+{a.steps:,} steps, {"each" if a.run.every == 1 else f"one in {a.run.every}"} logged.</p>
 {verdicts([r.verdict.word for r in a.rows])}
 {"".join(f"<p>{escape(note)}</p>" for note in dict.fromkeys(n for r in a.rows for n in r.notes))}
 <div class="pair">

@@ -85,7 +85,7 @@
     layers: (arm) => {
       const expected = [...new Map(arm.layers.filter((l) => some(l.expected)).map((l) => [JSON.stringify(l.expected), l])).values()];
       return every(arm, "rotation", ROTATION, (l) => l.rotation, expected.map((l, i) =>
-        line(l.step, l.expected, "predicted", css("--expected"), { ...dashed, showlegend: i === 0, legendgroup: "predicted", hoverinfo: "skip" })));
+        line(l.step, l.expected, l.held ? "held" : "predicted", css("--expected"), { ...dashed, showlegend: i === 0, legendgroup: "predicted", hoverinfo: "skip" })));
     },
     norms: (arm) => {
       const first = (l) => l.norm.find((y) => y > 0) || 1;
@@ -106,13 +106,16 @@
   };
 
   // All layers in one chart: quiet lines, the chosen one on top; a click chooses.
-  function every(arm, what, title, values, behind) {
+  function every(arm, what, title, values, above) {
     const chosen = layerOf(arm);
+    const hover = (l) => what === "rotation"
+      ? { customdata: degrees(values(l)), hovertemplate: `${RAD}, step %{x}` }
+      : { hovertemplate: `${what} %{y:.3~g}, step %{x}` };
     const quiet = arm.layers.filter((l) => l !== chosen).map((l, i) =>
-      line(l.step, values(l), l.name, css("--context"), { line: { width: 1.2 }, showlegend: false, meta: l.name, hovertemplate: `${what} %{y:.3~g} at step %{x}` }));
+      line(l.step, values(l), l.name, css("--context"), { line: { width: 1.2 }, showlegend: false, layer: l.name, ...hover(l) }));
     const key = quiet.length ? [{ ...line([null], [null], "other layers", css("--context"), { line: { width: 1.5 } }), mode: "lines" }] : [];
-    const top = line(chosen.step, values(chosen), chosen.name, css("--measured"), { line: { width: 2.4 }, meta: chosen.name, hovertemplate: `${what} %{y:.3~g} at step %{x}` });
-    return logged([...quiet, ...behind, top, ...key], title, { hovermode: "closest" });
+    const top = line(chosen.step, values(chosen), chosen.name, css("--measured"), { line: { width: 2.4 }, layer: chosen.name, ...hover(chosen) });
+    return logged([...quiet, top, ...above, ...key], title, { hovermode: "closest" });
   }
 
   function heat(s) {
@@ -155,8 +158,9 @@
       const [traces, shape] = charts[el.dataset.chart](arm, needsLayer ? layerOf(arm) : null);
       const fresh = !el.data;
       Plotly.react(el, traces, shape, config);
+      if (!fresh) Plotly.Plots.resize(el); // the window may have changed while this arm was hidden
       if (fresh && ["layers", "norms"].includes(el.dataset.chart)) {
-        el.on("plotly_click", (event) => event.points[0].data.meta && choose(event.points[0].data.meta));
+        el.on("plotly_click", (event) => event.points[0].data.layer && choose(event.points[0].data.layer));
       }
     }
   }

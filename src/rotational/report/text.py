@@ -13,7 +13,7 @@ CHARTS: dict[str, tuple[str, str]] = {
         "Each solid line is the RMS rotation over all neurons that weight decay acts on; a dashed line of the same "
         "colour is its prediction. An arm in equilibrium runs on its dashed line.",
     ),
-    "loss": ("Loss, arm by arm", "Strong lines are validation loss where there is any, faint lines training loss."),
+    "loss": ("Loss", "Strong lines are validation loss where there is any, faint lines training loss."),
     "layers": (
         "Rotation of every layer",
         "One line a layer. In equilibrium they meet on the dashed prediction, whatever their norms. Click a line to "

@@ -142,9 +142,9 @@ def _when_held(ratio: float, ratios: Array) -> tuple[Word, str]:
 
 
 def _when_free(h: History, ratio: float, both: Array, time: Array) -> tuple[Word, str]:
-    passed, off = float(time[-1]), _times(ratio)
     if ratio == 0:
         return "out", "It does not move at all: no gradient reaches these weights, or they are frozen."
+    passed, off = float(time[-1]), _times(ratio)
     if 1 / WITHIN <= ratio <= WITHIN:
         early = f" Only {passed:.2g} half-lives have passed in this log, so it may not stay." if passed < 1 else ""
         return "in equilibrium", f"{_percent(ratio)} the prediction.{early}"
@@ -208,9 +208,9 @@ def _falls(predicted: Array, time: Array) -> bool:
 
 def _too_short(h: History, passed: float) -> str:
     steps = int(h.step[-1] - h.step[0] + min(h.step[0], h.every))
-    need = math.ceil(AT_LEAST * steps / passed) if passed > 0 else None
-    about = f"; equilibrium needs about {need:,} steps or more at these settings" if need else ""
-    return f"Only {passed:.2g} half-lives in {steps:,} steps{about}."
+    need = float(f"{AT_LEAST * steps / passed:.2g}") if passed > 0 else 0.0
+    about = f"; equilibrium needs about {need:,.0f} steps or more at these settings" if need else ""
+    return f"Only {passed:.2g} half-lives in {steps:,} step{'s' * (steps > 1)}{about}."
 
 
 def _hint(ratio: float) -> str:
@@ -229,8 +229,10 @@ def _rms(x: Array) -> float:
 
 
 def _percent(ratio: float) -> str:
+    if abs(ratio - 1) < 0.0005:
+        return "Within 0.1% of"
     return f"{100 * abs(ratio - 1):.1f}% {'above' if ratio > 1 else 'below'}"
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.2g} times too fast" if ratio > 1 else f"{1 / ratio:.2g} times too slow"
+    return f"{ratio:.3g} times too fast" if ratio > 1 else f"{1 / ratio:.3g} times too slow"

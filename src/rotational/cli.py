@@ -1,0 +1,246 @@
+"""The command line: `rotational predict`, `rotational demo`, `rotational report`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rotational import rules, theory
+from rotational.rule import Rule
+from rotational.theory import Equilibrium
+
+OPTIMIZERS = ("adamw", "adam", "sgd", "lion", "nadam", "rmsprop")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 2 for what was asked wrongly, 130 when interrupted."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        return options.run(options)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"rotational {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"rotational {options.command}: interrupted.", file=sys.stderr)
+        return 130
+
+
+# predict ----------------------------------------------------------------------------------------------------
+
+
+def _predict(options: argparse.Namespace) -> int:
+    rule = _rule(options)
+    state = theory.equilibrium(
+        rule,
+        options.lr,
+        options.weight_decay,
+        size=options.fan_in,
+        gradient_norm=options.gradient_norm,
+        scale_invariant=not options.scale_sensitive,
+    )
+    if options.json:
+        print(json.dumps(_as_json(options, rule, state), indent=2))
+        return 0
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2))
+    for name, value in _rows(options, state):
+        table.add_row(name, value)
+    console = Console(highlight=False)
+    console.print(f"[bold]{rule.name}[/bold]  lr {options.lr:g}  weight decay {options.weight_decay:g}")
+    console.print(table)
+    console.print(_sentence(options, state))
+    return 0
+
+
+def _rule(options: argparse.Namespace) -> Rule:
+    """The rule that the options name; options of another optimizer are refused, not ignored."""
+    taken = {k: v for k, v in vars(options).items() if k in _RULE_OPTIONS and v not in (None, False)}
+    name = options.optimizer
+    allowed = {
+        "adamw": ("betas",),
+        "adam": ("betas",),
+        "nadam": ("betas", "decoupled"),
+        "lion": ("betas", "linearised"),
+        "sgd": ("momentum", "dampening", "nesterov", "decoupled"),
+        "rmsprop": ("alpha", "momentum", "centered"),
+    }[name]
+    for option in taken:
+        if option not in allowed:
+            listed = ", ".join(f"--{a}" for a in allowed)
+            raise ValueError(f"--{option} is not an option of {name}; it takes {listed}.")
+    decoupled = bool(taken.pop("decoupled", False))
+    if name == "sgd":
+        return rules.sgd(**taken, decay="decoupled" if decoupled else "coupled")
+    if name == "nadam":
+        return (rules.nadamw if decoupled else rules.nadam_l2)(**taken)
+    make: dict[str, Any] = {
+        "adamw": rules.adamw,
+        "adam": rules.adam_l2,
+        "lion": rules.lion,
+        "rmsprop": rules.rmsprop,
+    }
+    return make[name](**taken)
+
+
+def _rows(options: argparse.Namespace, state: Equilibrium) -> list[tuple[str, str]]:
+    missing = [
+        flag
+        for flag, value in (("--fan-in", options.fan_in), ("--gradient-norm", options.gradient_norm))
+        if value is None
+    ]
+    unknown = f"needs {' and '.join(missing)}" if missing else "none"
+    turn = None if state.rotation is None else f"{state.rotation:.3g} rad/step  ({math.degrees(state.rotation):.3g}°)"
+    norm = None if state.norm is None else "grows without end" if math.isinf(state.norm) else f"{state.norm:.4g}"
+    memory = math.inf if _product(options) == 0 else 1 / _product(options)
+    rows = [
+        ("rotation", turn or unknown),
+        ("norm", norm or unknown),
+        ("update size", unknown if state.update is None else f"{state.update:.3g} per step"),
+        ("half-life", unknown if state.half_life is None else _steps(state.half_life)),
+        ("1/(lr*wd)", _steps(memory)),
+    ]
+    if state.timescale is not None and not math.isclose(state.timescale, memory):
+        rows.append(("timescale", f"{_steps(state.timescale)}, as the decay is divided by the gradient's RMS too"))
+    return rows
+
+
+def _sentence(options: argparse.Namespace, state: Equilibrium) -> str:
+    """What the numbers mean, plainly."""
+    if _product(options) == 0:
+        return "Without weight decay there is no equilibrium: norms keep growing, and rotation keeps falling."
+    if state.rotation is None or state.half_life is None:
+        return (
+            "Under L2 regularisation the decay is divided by the size of the gradient too, so each layer turns at a "
+            "rate of its own: give --fan-in and --gradient-norm (at length 1) of a layer to see its rate."
+        )
+    # From far below, |w|^2 comes to within a tenth of its equilibrium in log2(10) = 3.3 half-lives.
+    arrival = state.half_life * math.log2(10)
+    return (
+        f"Neurons settle at an average turn of {math.degrees(state.rotation):.3g}° per step. From a norm far "
+        f"below, they come within 5% of it in about {_steps(arrival)}: a run shorter than that never gets there."
+    )
+
+
+def _as_json(options: argparse.Namespace, rule: Rule, state: Equilibrium) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "rule": rule.as_dict(),
+        "lr": options.lr,
+        "weight_decay": options.weight_decay,
+        "size": options.fan_in,
+        "gradient_norm": options.gradient_norm,
+        "scale_invariant": not options.scale_sensitive,
+        "rotation": state.rotation,
+        "rotation_degrees": None if state.rotation is None else math.degrees(state.rotation),
+        "norm": state.norm,
+        "update": state.update,
+        "half_life": state.half_life,
+        "timescale": state.timescale,
+        "meaning": _sentence(options, state),
+    }
+    # JSON has no infinity; the sentence says what null means there.
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+
+
+def _product(options: argparse.Namespace) -> float:
+    return options.lr * options.weight_decay
+
+
+def _steps(n: float) -> str:
+    return "infinitely many steps" if math.isinf(n) else f"{n:,.0f} steps" if n < 1e7 else f"{n:.2g} steps"
+
+
+# demo and report ----------------------------------------------------------------------------------------------
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from rotational.lab import demo
+    from rotational.report import page
+
+    console = Console()
+    results = demo.run(
+        arms=options.arms,
+        steps=options.steps,
+        out=options.out,
+        text=options.text,
+        seed=options.seed,
+        console=console,
+    )
+    console.print(demo.table(results))
+    out = page.write(
+        results.logs,
+        options.out / "rotational-report.html",
+        title="Four ways to train one small GPT",
+        table=results.rows,
+    )
+    console.print(f"Report: {out}")
+    return 130 if results.interrupted else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from rotational.report import page
+
+    print(f"Report: {page.write(options.logs, options.out, title=options.title)}")
+    return 0
+
+
+# The parser -----------------------------------------------------------------------------------------------------
+
+_RULE_OPTIONS = ("betas", "momentum", "dampening", "nesterov", "decoupled", "linearised", "alpha", "centered")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rotational", description="Weight-decay dynamics: predict, measure and control how fast neurons rotate."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    predict = commands.add_parser(
+        "predict", help="rotation, norm and time scale that hyperparameters imply", description=_predict.__doc__
+    )
+    predict.set_defaults(run=_predict)
+    predict.add_argument(
+        "--optimizer", choices=OPTIMIZERS, required=True, help="adam is Adam with L2 (torch.optim.Adam)"
+    )
+    predict.add_argument("--lr", type=float, required=True)
+    predict.add_argument("--weight-decay", type=float, required=True)
+    predict.add_argument("--fan-in", type=int, help="number of weights of a neuron; gives the norm")
+    predict.add_argument("--gradient-norm", type=float, help="RMS norm of a neuron's gradient (at length 1)")
+    predict.add_argument("--scale-sensitive", action="store_true", help="gradients do not shrink as weights grow")
+    predict.add_argument("--betas", type=float, nargs=2, metavar=("B1", "B2"), help="adamw, adam, nadam, lion")
+    predict.add_argument("--momentum", type=float, help="sgd, rmsprop")
+    predict.add_argument("--dampening", type=float, help="sgd")
+    predict.add_argument("--nesterov", action="store_true", help="sgd")
+    predict.add_argument("--alpha", type=float, help="rmsprop")
+    predict.add_argument("--centered", action="store_true", help="rmsprop")
+    predict.add_argument("--decoupled", action="store_true", help="sgd, nadam: decay beside the gradient")
+    predict.add_argument("--linearised", action="store_true", help="lion: the paper's approximation of the sign")
+    predict.add_argument("--json", action="store_true", help="print JSON")
+
+    demo = commands.add_parser("demo", help="train a small GPT four ways and report how its neurons rotate")
+    demo.set_defaults(run=_demo)
+    demo.add_argument(
+        "--arms", nargs="+", metavar="ARM", help="adamw-warmup, adamw, adam-l2, rotational (default: all)"
+    )
+    demo.add_argument("--steps", type=int, default=1000, help="steps of each arm (default 1000)")
+    demo.add_argument("--out", type=Path, default=Path("rotational-demo"), help="folder for logs and the report")
+    demo.add_argument("--text", type=Path, help="train on this file (default: the source of Python's standard library)")
+    demo.add_argument("--seed", type=int, default=0)
+
+    report = commands.add_parser("report", help="write the HTML report of one or more logs of watch()")
+    report.set_defaults(run=_report)
+    report.add_argument("logs", nargs="+", type=Path, metavar="LOG")
+    report.add_argument("--out", type=Path, default=Path("rotation.html"))
+    report.add_argument("--title")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

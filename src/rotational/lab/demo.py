@@ -1,0 +1,221 @@
+"""The demo: one small GPT, trained four ways, and how fast its neurons turn in each.
+
+The arms share initial weights, batches and the length of the schedule; three of them start at full speed.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rotational import _check
+from rotational.lab import summary
+from rotational.lab.gpt import Shape
+from rotational.lab.text import corpus
+from rotational.lab.train import Arm, Outcome, State, Task, train
+
+LR, WEIGHT_DECAY, BETAS = 1.6e-2, 0.2, (0.9, 0.95)
+L2 = 1e-4
+
+ARMS: Mapping[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm("adamw-warmup", "AdamW", LR, WEIGHT_DECAY, BETAS, warmup=0.1),
+        Arm("adamw", "AdamW", LR, WEIGHT_DECAY, BETAS),
+        Arm("adam-l2", "Adam", LR, L2, BETAS),
+        Arm("rotational", "rotational", LR, WEIGHT_DECAY, BETAS),
+    )
+}
+"""The four ways to train, by name."""
+
+COLUMNS = ("arm", "steps", "validation loss", "measured rotation", "predicted rotation", "spread p95/p5")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an arm came to.
+
+    loss        validation loss at its last step, nats a symbol
+    rotation    measured, RMS over neurons and the logged steps of the second half, radians per step
+    predicted   the same of what was held or is the equilibrium; None where neither is known
+    spread      p95/p5 over neurons of each one's RMS rotation in the second half
+
+    The last three are None for an arm that was stopped before any of its steps was logged.
+    """
+
+    name: str
+    steps: int
+    loss: float
+    rotation: float | None
+    predicted: float | None
+    spread: float | None
+    log: Path
+
+
+@dataclass(frozen=True)
+class Results:
+    """All arms that ran; `interrupted` if Ctrl-C ended the last of them early or left others out."""
+
+    arms: tuple[Result, ...]
+    interrupted: bool = False
+
+    @property
+    def logs(self) -> list[Path]:
+        """The log folders, in order."""
+        return [arm.log for arm in self.arms]
+
+    @property
+    def rows(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Column titles and rows, as text."""
+        return COLUMNS, [_row(arm) for arm in self.arms]
+
+
+def run(
+    arms: Sequence[str] | None = None,
+    steps: int = 1000,
+    out: str | Path = "rotational-demo",
+    text: str | Path | None = None,
+    seed: int = 0,
+    every: int = 5,
+    console: Console | None = None,
+    shape: Shape | None = None,
+) -> Results:
+    """Train the named arms (all of them by default) and measure every neuron at each `every`-th step.
+
+    `text` is a file to train on instead of the standard library's source; `shape` another model. Logs go
+    to the first free folder `out`/run-1, run-2 ... With a `console`, progress is shown there. Ctrl-C ends the
+    run after the step it is in, and the results are of what ran; a second one interrupts at once.
+
+    Raises ValueError for an arm that is not known or numbers out of range, and what `text.corpus` raises.
+    """
+    chosen = [
+        ARMS[_check.choice("demo", "arms", name, tuple(ARMS))] for name in dict.fromkeys(ARMS if arms is None else arms)
+    ]
+    if not chosen:
+        raise ValueError(f"demo(arms=[]): expected one or more of {', '.join(ARMS)}.")
+    task = Task(_count("steps", steps), _count("every", every), int(_check.number("demo", "seed", seed, low=0)))
+    if shape is not None:
+        task = replace(task, shape=shape)
+    source = corpus(text)
+    folder = _free(Path(out))
+    ended: list[Outcome] = []
+    with _interruptible() as interrupted, _two_threads(), _progress(console) as bars:
+        shown = [bars.add_task(arm.name, start=False, total=task.steps, loss="", rotation="") for arm in chosen]
+        for arm, bar in zip(chosen, shown, strict=True):
+            bars.start_task(bar)
+            tell = partial(_tell, bars, bar)
+            ended.append(train(arm, task, source, folder / arm.name, tell=tell, stop=interrupted.is_set))
+            if interrupted.is_set():
+                break
+    return Results(tuple(map(_result, ended)), interrupted.is_set())
+
+
+def table(results: Results) -> Table:
+    """The results for a terminal."""
+    columns, rows = results.rows
+    made = Table(title="Rotation in radians per step, RMS over neurons, second half of the run")
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="right" if i else "left")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def _result(o: Outcome) -> Result:
+    rotation = summary.read(o.log)
+    late = None if rotation is None else rotation.after(o.steps / 2)
+    if late is None or len(late.step) == 0:
+        return Result(o.arm.name, o.steps, o.loss, None, None, None, o.log)
+    predicted = summary.rms(late.predicted)
+    known = None if math.isnan(predicted) else predicted
+    return Result(o.arm.name, o.steps, o.loss, summary.rms(late.measured), known, late.spread(), o.log)
+
+
+def _row(arm: Result) -> list[str]:
+    predicted = _angle(arm.predicted) if arm.predicted is not None or arm.rotation is None else "none"
+    spread = "" if arm.spread is None else f"{arm.spread:.2f}"
+    return [arm.name, str(arm.steps), f"{arm.loss:.3f}", _angle(arm.rotation), predicted, spread]
+
+
+def _angle(radians: float | None) -> str:
+    return "" if radians is None else f"{radians:.4f}"
+
+
+def _count(name: str, value: int) -> int:
+    number = _check.number("demo", name, value, low=1)
+    if number != int(number):
+        raise ValueError(f"demo({name}={value!r}): expected a whole number.")
+    return int(number)
+
+
+def _free(out: Path) -> Path:
+    """The first run-N in `out` that is not there yet, made."""
+    n = 1
+    while (out / f"run-{n}").exists():
+        n += 1
+    (out / f"run-{n}").mkdir(parents=True)
+    return out / f"run-{n}"
+
+
+# While it runs ----------------------------------------------------------------------------------------------
+
+
+def _progress(console: Console | None) -> Progress:
+    columns = (
+        TextColumn("{task.description:<12}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:<5}  rotation {task.fields[rotation]:<6}"),
+        TimeRemainingColumn(compact=True),
+    )
+    return Progress(*columns, console=console, disable=console is None)
+
+
+def _tell(bars: Progress, bar: TaskID, state: State) -> None:
+    bars.update(bar, completed=state.step, loss=f"{state.loss:.3f}", rotation=_angle(state.rotation))
+
+
+@contextmanager
+def _two_threads() -> Iterator[None]:
+    """At most two threads: more gain nothing at this size, and the split of a sum is part of its rounding."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(2, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second raises KeyboardInterrupt, as ever.
+
+    An exception could strike within an optimizer's step or half of a line of the log; an event waits for
+    the end of the step. Signals reach only the main thread: elsewhere the event is never set.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
