@@ -107,16 +107,18 @@ def write(
         layers=described,
         versions=versions(),
         every=every,
-        notes={"loss": _loss(kind, steps, noise), "val_loss": _loss(kind, steps, noise)[4::8]}
-        if notes is None
-        else notes,
+        notes=notes or {},
     )
+    losses = {name: dict(_loss(kind, steps, noise)[k::n]) for name, k, n in (("loss", 0, 1), ("val_loss", 4, 8))}
     walkers = {layer.name: _walker(kind, layer, noise) for layer in described}
     writer = Writer(path, run)
     for t in range(1, steps + 1):
         rate = lr * schedule(t)
         moved = {name: w.step(rate, weight_decay, noise) for name, w in walkers.items()}
         if t % every == 0 or t == 1:
+            for name, curve in losses.items():
+                if notes is None and t in curve:
+                    writer.note(t, {name: curve[t]})
             writer.write([_measure(x, t, rate, weight_decay, kind, walkers[x.name], *moved[x.name]) for x in described])
     writer.close()
     return path
@@ -156,11 +158,11 @@ def _measure(
     )
 
 
-def _loss(kind: Kind, steps: int, noise: np.random.Generator) -> list[list[float]]:
+def _loss(kind: Kind, steps: int, noise: np.random.Generator) -> list[tuple[int, float]]:
     floor = {"adamw": 1.62, "adam_l2": 1.85, "rotational": 1.55}[kind]
     speed = {"adamw": 160, "adam_l2": 210, "rotational": 130}[kind]
     at = range(10, steps + 1, 10)
-    return [[t, floor + 2.6 * math.exp(-t / speed) + 0.03 * float(noise.standard_normal())] for t in at]
+    return [(t, floor + 2.6 * math.exp(-t / speed) + 0.03 * float(noise.standard_normal())) for t in at]
 
 
 def _rms(x: np.ndarray) -> float:

@@ -17,7 +17,20 @@ def run(capsys, *words):
 
 
 def test_predict_prints_the_numbers(capsys):
-    words = ["predict", "--optimizer", "adamw", "--lr", "3e-4", "--weight-decay", "0.1", "--betas", "0.9", "0.95", "--fan-in", "768"]
+    words = [
+        "predict",
+        "--optimizer",
+        "adamw",
+        "--lr",
+        "3e-4",
+        "--weight-decay",
+        "0.1",
+        "--betas",
+        "0.9",
+        "0.95",
+        "--fan-in",
+        "768",
+    ]
     code, out, _ = run(capsys, *words)
     assert code == 0
     for piece in ("0.00178 rad/step", "0.102°", "1.073", "11,552 steps", "33,333 steps", "a run shorter than"):

@@ -171,6 +171,7 @@ def _demo(options: argparse.Namespace) -> int:
         out=options.out,
         text=options.text,
         seed=options.seed,
+        every=options.every,
         console=console,
     )
     console.print(demo.table(results))
@@ -232,7 +233,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--steps", type=int, default=1000, help="steps of each arm (default 1000)")
     demo.add_argument("--out", type=Path, default=Path("rotational-demo"), help="folder for logs and the report")
     demo.add_argument("--text", type=Path, help="train on this file (default: the source of Python's standard library)")
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--seed", type=int, default=0, help="of weights and batches (default 0)")
+    demo.add_argument("--every", type=int, default=5, help="steps from one measurement to the next (default 5)")
 
     report = commands.add_parser("report", help="write the HTML report of one or more logs of watch()")
     report.set_defaults(run=_report)

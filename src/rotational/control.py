@@ -9,6 +9,7 @@ from typing import TypeAlias
 from rotational import _check, theory
 from rotational.neurons import ROWS, WHOLE, Neurons
 from rotational.rule import Rule
+from rotational.scale import Rms
 
 Rate: TypeAlias = float | Rule | Callable[[int], float]
 """A rotation in radians per step; a rule, whose equilibrium at the group's lr and weight decay it is; or a
@@ -59,15 +60,24 @@ class Control:
         return neurons.count(shape) > 0 and neurons.size(shape) >= 2 + self.center
 
     def rotation(self, rule: Rule, lr: float, weight_decay: float, step: int = 0) -> float:
-        """The rotation to hold at this step, in radians."""
-        if self.rate is None or isinstance(self.rate, Rule):
-            source = self.rate or rule
-            if weight_decay == 0:
-                raise ValueError(
-                    f"{self.call}(weight_decay=0.0): a rotational group needs weight_decay > 0, because its rotation "
-                    "is sqrt(2*lr*weight_decay/tau). Pass rotation=, an angle in radians per step, or set "
-                    "rotational=False for this group."
-                )
+        """The rotation to hold at this step, in radians; raises ValueError where there is none."""
+        if self.rate is not None and not isinstance(self.rate, Rule):
+            angle = self.rate(step) if callable(self.rate) else self.rate
+            return _check.number(self.call, "rotation", angle, low=0, hint="It is an angle in radians per step.")
+        source = self.rate or rule
+        if isinstance(source.scale, Rms) and source.decay == "coupled":
+            raise ValueError(
+                f"{self.call}: with L2 regularisation the rotation of {source.name} depends on the size of each "
+                "gradient, so lr and weight_decay give none to hold. Pass rotation=, an angle in radians per step or "
+                "a rule that has one, such as rotational.rules.adamw()."
+            )
+        if weight_decay == 0:
+            raise ValueError(
+                f"{self.call}(weight_decay={weight_decay}): a rotational group needs weight_decay > 0, because its "
+                "rotation is sqrt(2*lr*weight_decay/tau). Pass rotation=, an angle in radians per step, or set "
+                "rotational=False for this group."
+            )
+        try:
             return theory.rate(source, lr, weight_decay)
-        angle = self.rate(step) if callable(self.rate) else self.rate
-        return _check.number(self.call, "rotation", angle, low=0, hint="It is an angle in radians per step.")
+        except ValueError as error:
+            raise ValueError(f"{self.call}(lr={lr:g}, weight_decay={weight_decay:g}): {error}") from None

@@ -1,35 +1,41 @@
 """Watch a training run: what every neuron really did, through the optimizer's own step hooks.
 
-The change of the weights is measured from before to after the step, so decay, clipping, skipped steps and
-whatever else the optimizer does are in it. On steps that are not logged the hooks count, and do nothing else.
+The change of the weights is measured from before to after the step, so decay, clipping and whatever else the
+optimizer does are in it. On steps that are not logged the hooks count, and do nothing else.
 The monitor never imports theory: the witness does not know the prediction.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import TracebackType, UnionType
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from rotational import _check, records
-from rotational.layers import Partition, partition
+from rotational import _check, _hooks, records
+from rotational.layers import Overrides, partition
 from rotational.neurons import Neurons
 from rotational.optim.recognise import recognise
 from rotational.rule import Rule
 
+CHUNK = 1 << 18
+"""Entries measured at a time on a CPU: a megabyte, so that all passes but the first find them in its cache."""
+
 
 def watch(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     *,
     every: int = 10,
     path: str | Path | None = None,
-    overrides: Mapping[str, Neurons | None] | None = None,
+    overrides: Overrides | None = None,
     rule: Rule | None = None,
     keep: int | None = 128,
     title: str | None = None,
@@ -39,15 +45,19 @@ def watch(
 
     Per neuron: the angle turned in that step (radians), the length after it, the length of the change and
     its radial share. Each layer's RMS and quantiles count all its neurons; the series of single neurons are
-    kept for at most `keep` of them per layer, evenly spaced (None: all).
+    kept for at most `keep` of them per layer, evenly spaced (None: all). A layer has no line in the log while
+    it is frozen or the optimizer does not drive it; one that joins later is measured from then on.
 
     `path` is the log folder (default: `rotation-log` in the working directory, numbered if taken).
     `overrides` are those of `rotational.partition`. `rule` names the rule of an optimizer that is not known;
-    without it such a run is measured all the same, and its report has no prediction.
+    without it such a run is measured all the same, and its report has no prediction. `title` and `notes`
+    (numbers, strings, lists and dicts) go into the log as they are. Of several processes, each watches and
+    writes a log of its own; weights sharded over them (DTensor) are measured whole.
 
     Use it as a context manager, or call `close()`: either leaves no hook behind.
-    Raises ValueError for `every` or `keep` below 1, for a model and an optimizer that share no neurons;
-    FileExistsError for a `path` that holds a log already. Nothing is hooked or written then.
+    Raises TypeError or ValueError for arguments that are not as said here, ValueError for a model and an
+    optimizer that share no neurons, FileExistsError for a `path` that holds a log already. Nothing is hooked
+    or written then.
 
     >>> import tempfile
     >>> model = nn.Linear(8, 4)
@@ -62,6 +72,15 @@ def watch(
     return Log(model, optimizer, every, path, overrides, rule, keep, title, notes)
 
 
+@dataclass(frozen=True)
+class _Watched:
+    """A parameter under watch."""
+
+    p: Tensor
+    units: Neurons
+    layer: records.Layer
+
+
 class Log:
     """A log in the making; `watch` opens it.
 
@@ -72,94 +91,145 @@ class Log:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         every: int,
         path: str | Path | None,
-        overrides: Mapping[str, Neurons | None] | None,
+        overrides: Overrides | None,
         rule: Rule | None,
         keep: int | None,
         title: str | None,
         notes: Mapping[str, Any] | None,
     ) -> None:
-        self.every = int(_check.number("watch", "every", every, low=1))
-        limit = None if keep is None else int(_check.number("watch", "keep", keep, low=1))
+        self.every = _whole("every", every)
         self.steps = 0
         self.latest: float | None = None
-        self._groups = optimizer.param_groups
-        neurons = partition(model, overrides)
-        self._watched = _watched(model, optimizer, neurons)
-        self._layers = {name: _layer(name, p, neurons, limit, self._group(p)) for name, (p, _) in self._watched.items()}
-        run = records.Run(
+        self._keep = None if keep is None else _whole("keep", keep)
+        _kind("rule", rule, Rule, "a Rule, such as rotational.rules.adamw(betas=(0.9, 0.999))")
+        _kind("path", path, str | Path, "a path")
+        _kind("title", title, str, "a string")
+        _kind("notes", notes, Mapping, "a dict")
+        optimizer = _hooks.hooked(optimizer)
+        self._model: nn.Module | None = model
+        self._overrides, self._rule = overrides, rule
+        self._placed: dict[Tensor, int] = {}
+        self._watched: dict[str, _Watched] = {}
+        self._before: dict[str, Tensor] = {}
+        self._run = records.Run(
             title=title or f"{type(model).__name__} under {type(optimizer).__name__}",
             optimizer=f"{type(optimizer).__module__}.{type(optimizer).__qualname__}",
-            groups=tuple(_plain(group) for group in self._groups),
-            rules=_rules(optimizer, rule),
-            layers=tuple(self._layers.values()),
+            groups=(),
+            rules=(),
+            layers=(),
             versions=records.versions(),
             every=self.every,
             notes=dict(notes or {}),
         )
-        self._writer = records.Writer(path if path is not None else _free_path(), run)
+        self._survey(model, optimizer)
+        if not self._watched:
+            raise ValueError(
+                f"watch({type(model).__name__}, {type(optimizer).__name__}): the optimizer drives none of the model's "
+                "neurons. Build it from this model's parameters, or name the neurons in overrides=."
+            )
+        self._hooks = _hooks.StepHooks(optimizer, self._before_step, self._after_step)
+        try:
+            self._writer = records.Writer(path, self._run)
+        except BaseException:
+            self._hooks.remove()
+            raise
         self.path = self._writer.path
-        self._before: dict[str, Tensor] = {}
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._pre_step),
-            optimizer.register_step_post_hook(self._post_step),
-        ]
 
-    def _pre_step(self, *_: Any) -> None:
+    # What is watched --------------------------------------------------------------------------------------
+
+    def _survey(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Find the neurons that the optimizer drives, and describe in `_run` what it does not know yet."""
+        placed, groups, neurons = _placed(optimizer), optimizer.param_groups, partition(model, self._overrides)
+        known, watched = {layer.name: layer for layer in self._run.layers}, dict[str, _Watched]()
+        for name, p in model.named_parameters():
+            if name in neurons and p in placed:
+                layer = _layer(name, p, neurons[name], neurons.module(name), self._keep, placed[p])
+                if known.setdefault(name, layer).shape != layer.shape:
+                    raise ValueError(
+                        f"watch: {name} had the shape {list(known[name].shape)} when it came into the log, and has "
+                        f"{list(layer.shape)} now. Close this log, and watch again."
+                    )
+                watched[name] = _Watched(p, neurons[name], layer)
+        self._placed, self._watched = placed, watched
+        old = len(self._run.groups)
+        self._run = replace(
+            self._run,
+            groups=(*self._run.groups, *(_options(group) for group in groups[old:])),
+            rules=(*self._run.rules, *_rules(optimizer, self._rule)[old:]),
+            layers=tuple(known.values()),
+        )
+
+    def _look_again(self, optimizer: Optimizer) -> None:
+        """Survey anew where groups were added, or parameters moved, exchanged or resized."""
+        assert self._model is not None
+        if (
+            len(optimizer.param_groups) > len(self._run.groups)
+            or _placed(optimizer) != self._placed
+            or any(tuple(x.p.shape) != x.layer.shape for x in self._watched.values())
+        ):
+            self._survey(self._model, optimizer)
+            self._writer.describe(self._run)
+
+    # Every step -------------------------------------------------------------------------------------------
+
+    def _before_step(self, optimizer: Optimizer) -> None:
+        self._before = {}  # the clones of a step that raised
+        if (self.steps + 1) % self.every == 0:
+            self._look_again(optimizer)
+            for name, watched in self._watched.items():
+                if watched.p.requires_grad or watched.p.grad is not None:
+                    self._before[name] = watched.p.detach().clone()
+
+    def _after_step(self, optimizer: Optimizer) -> None:
         self.steps += 1
-        if self.steps % self.every == 0:
-            self._before = {name: p.detach().clone() for name, (p, _) in self._watched.items()}
+        if self._before:
+            self._write(optimizer, self._measured())
 
-    def _post_step(self, *_: Any) -> None:
-        if not self._before:
-            return
-        before, self._before = self._before, {}
-        # One array [4, neurons of all layers] crosses to the CPU, so that a GPU waits once.
-        parts: list[Tensor] = []
+    def _measured(self) -> dict[str, np.ndarray]:
+        """[4, neurons] of every layer: angle, norm, update, radial. Each clone is freed as soon as it is measured."""
+        found: dict[str, Tensor] = {}
         with torch.no_grad():
-            for name, (p, units) in self._watched.items():
-                change = units.change(before.pop(name), p.detach())
-                rows = (change.angle, units.norm(p.detach()), change.update, change.radial)
-                parts.append(torch.stack([x.reshape(-1).double() for x in rows]))
-            table = torch.cat(parts, dim=1).cpu().numpy()
-        self.latest = _rms(table[0])
-        ends = np.cumsum([part.shape[1] for part in parts])[:-1]
+            for name in list(self._before):
+                watched = self._watched[name]
+                found[name] = _change(watched.units, self._before.pop(name), watched.p.detach())
+        arrays: dict[str, np.ndarray] = {}
+        for device in {x.device for x in found.values()}:
+            here = {name: x for name, x in found.items() if x.device == device}
+            # One array crosses to the CPU, so that a GPU waits once; doubles come after, for not all have them.
+            table = torch.cat(list(here.values()), dim=1).cpu().double().numpy()
+            ends = np.cumsum([x.shape[1] for x in here.values()])[:-1]
+            arrays.update(zip(here, np.split(table, ends, axis=1), strict=True))
+        return arrays
+
+    def _write(self, optimizer: Optimizer, arrays: dict[str, np.ndarray]) -> None:
+        groups = [
+            {
+                "group": i,
+                "lr": _scalar(group.get("lr")),
+                "weight_decay": _scalar(group.get("weight_decay", 0.0)),
+                "held": None if group.get("held") is None else _scalar(group["held"]),
+                # Written only where it is no longer the one in run.json: momentum on a schedule, say.
+                "rule": None if rule == self._run.rules[i] else rule,
+            }
+            for i, (group, rule) in enumerate(zip(optimizer.param_groups, _rules(optimizer, self._rule), strict=True))
+        ]
+        watched = {name: self._watched[name] for name in arrays}
         self._writer.write(
-            [
-                self._measurement(name, *block)
-                for name, block in zip(self._watched, np.split(table, ends, axis=1), strict=True)
-            ]
+            [_measurement(w.layer, self.steps, groups[self._placed[w.p]], arrays[name]) for name, w in watched.items()]
         )
+        self.latest = _rms(np.concatenate([x[0] for x in arrays.values()]))
 
-    def _measurement(
-        self, name: str, rotation: np.ndarray, norm: np.ndarray, update: np.ndarray, radial: np.ndarray
-    ) -> records.Measurement:
-        layer = self._layers[name]
-        group = self._group(self._watched[name][0])
-        options = self._groups[group]
-        held = options.get("held")
-        kept = list(layer.kept)
-        return records.Measurement(
-            layer=name,
-            step=self.steps,
-            group=group,
-            lr=float(options.get("lr", float("nan"))),
-            weight_decay=float(options.get("weight_decay", 0.0)),
-            held=None if held is None else float(held),
-            rotation_rms=_rms(rotation),
-            norm_rms=_rms(norm),
-            update_rms=_rms(update),
-            quantiles=np.quantile(rotation, records.QUANTILES).tolist(),
-            rotation=rotation[kept].tolist(),
-            norm=norm[kept].tolist(),
-            update=update[kept].tolist(),
-            radial=radial[kept].tolist(),
-        )
+    # For the user -----------------------------------------------------------------------------------------
 
-    def _group(self, p: Tensor) -> int:
-        return next(i for i, group in enumerate(self._groups) if any(q is p for q in group["params"]))
+    def note(self, **numbers: float) -> None:
+        """Note numbers of the run as a whole at this step; the report draws `loss` and `val_loss`.
+
+        Raises ValueError or TypeError for what is not a number, and ValueError once the log is closed.
+        """
+        self._writer.note(self.steps, {name: _noted(name, value) for name, value in numbers.items()})
 
     def read(self) -> records.Records:
         """What has been measured so far."""
@@ -172,14 +242,14 @@ class Log:
         return page.write(self.read(), path, title=title)
 
     def close(self) -> None:
-        """Take the hooks off and close the files. Closing twice does nothing more."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        self._before = {}
+        """Take the hooks off, let go of the model and close the files. Closing twice does nothing more."""
+        self._hooks.remove()
+        self._model, self._watched, self._placed, self._before = None, {}, {}, {}
         self._writer.close()
 
     def __enter__(self) -> Log:
+        if self._model is None:
+            raise ValueError(f"watch: the log {self.path} is closed. Call watch() again, with a new path.")
         return self
 
     def __exit__(
@@ -188,55 +258,85 @@ class Log:
         self.close()
 
 
-def _watched(
-    model: nn.Module, optimizer: torch.optim.Optimizer, neurons: Partition
-) -> dict[str, tuple[Tensor, Neurons]]:
-    driven = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    found: dict[str, tuple[Tensor, Neurons]] = {
-        name: (p, neurons[name])
-        for name, p in model.named_parameters()
-        if name in neurons and id(p) in driven and p.numel() > 0
-    }
-    if not found:
-        raise ValueError(
-            f"watch({type(model).__name__}, {type(optimizer).__name__}): the optimizer drives none of the model's "
-            "neurons. Build it from this model's parameters, or name the neurons in overrides=."
-        )
-    return found
+# Measuring ------------------------------------------------------------------------------------------------
 
 
-def _layer(name: str, p: Tensor, neurons: Partition, limit: int | None, group: int) -> records.Layer:
-    units = neurons[name]
+def _change(units: Neurons, before: Tensor, after: Tensor) -> Tensor:
+    """[4, neurons] of one parameter: angle, norm, update, radial."""
+    w, v, flat = units.view(before), units.view(after), Neurons(units.axes)
+    along = units.axes[0] if units.axes else 0
+    sharded = hasattr(w, "full_tensor")  # a DTensor of FSDP2 or tensor parallelism
+    whole = sharded or w.device.type != "cpu" or not units.axes
+    chunk = w.shape[along] if whole else max(1, CHUNK * w.shape[along] // w.numel())
+    tables: list[Tensor] = []
+    # The first neuron axis is the slowest in the flat order of neurons, so chunks along it follow one another.
+    for x, y in zip(w.split(chunk, along), v.split(chunk, along), strict=True):
+        change = flat.change(x, y)
+        tables.append(torch.stack([q.reshape(-1) for q in (change.angle, flat.norm(y), change.update, change.radial)]))
+    table = torch.cat(tables, dim=1)
+    return cast(Any, table).full_tensor() if sharded else table
+
+
+def _measurement(layer: records.Layer, step: int, group: Mapping[str, Any], x: np.ndarray) -> records.Measurement:
+    rotation, norm, update, radial = x[:, list(layer.kept)].tolist()
+    return records.Measurement(
+        layer=layer.name,
+        step=step,
+        **group,
+        rotation_rms=_rms(x[0]),
+        norm_rms=_rms(x[1]),
+        update_rms=_rms(x[2]),
+        quantiles=np.quantile(x[0], records.QUANTILES).tolist(),
+        rotation=rotation,
+        norm=norm,
+        update=update,
+        radial=radial,
+    )
+
+
+def _rms(values: np.ndarray) -> float:
+    return math.sqrt(np.dot(values, values) / len(values))
+
+
+# Describing -----------------------------------------------------------------------------------------------
+
+
+def _placed(optimizer: Optimizer) -> dict[Tensor, int]:
+    """The group of every parameter of the optimizer."""
+    return {p: i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
+
+
+def _layer(name: str, p: Tensor, units: Neurons, module: str, keep: int | None, group: int) -> records.Layer:
     count = units.count(p.shape)
-    kept = range(count) if limit is None or count <= limit else np.linspace(0, count - 1, limit).round().astype(int)
+    kept = np.linspace(0, count - 1, count if keep is None else min(keep, count), dtype=int)
     return records.Layer(
         name=name,
-        module=neurons.module(name),
+        module=module,
         shape=tuple(p.shape),
         neurons=count,
         size=units.size(p.shape),
         group=group,
-        kept=tuple(int(k) for k in kept),
+        kept=tuple(kept.tolist()),
         parts=units.parts,
     )
 
 
-def _rules(optimizer: torch.optim.Optimizer, rule: Rule | None) -> tuple[dict[str, Any] | None, ...]:
+def _rules(optimizer: Optimizer, rule: Rule | None) -> tuple[dict[str, Any] | None, ...]:
     try:
         return tuple(r.as_dict() for r in recognise(optimizer, rule, "watch"))
     except ValueError:  # measured all the same; the report says that nothing is predicted, and how to name the rule
         return (None,) * len(optimizer.param_groups)
 
 
-def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a group that are numbers, flags, names or lists of them."""
-    plain: dict[str, Any] = {}
-    for key, value in group.items():
-        if isinstance(value, Tensor) and value.numel() == 1:
-            value = value.item()
-        if key not in ("params", "neurons", "param_names", "held", "steps") and _is_plain(value):
-            plain[key] = value
-    return plain
+    left_out = ("params", "neurons", "param_names", "held", "steps")
+    return {k: plain for k, v in group.items() if k not in left_out and _is_plain(plain := _item(v))}
+
+
+def _item(value: Any) -> Any:
+    single = isinstance(value, np.generic) or (isinstance(value, Tensor) and value.numel() == 1)
+    return value.item() if single else value
 
 
 def _is_plain(value: Any) -> bool:
@@ -245,13 +345,28 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))
+def _scalar(value: Any) -> float:
+    """A group's option as a number; NaN where the optimizer leaves it open (lr=None)."""
+    return math.nan if value is None else float(value)
 
 
-def _free_path() -> Path:
-    path, n = Path("rotation-log"), 1
-    while path.exists():
-        n += 1
-        path = Path(f"rotation-log-{n}")
-    return path
+def _noted(name: str, value: Any) -> float:
+    try:
+        return float(value)  # a diverged loss is a finding, not an error
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"note({name}={value!r}): expected a number.") from None
+
+
+# Checks ---------------------------------------------------------------------------------------------------
+
+
+def _whole(name: str, value: Any) -> int:
+    number = _check.number("watch", name, value, low=1)
+    if number != int(number):
+        raise ValueError(f"watch({name}={value!r}): expected a whole number.")
+    return int(number)
+
+
+def _kind(name: str, value: Any, kind: type | UnionType, expected: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"watch({name}={value!r}): expected {expected}, got {type(value).__name__}.")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from rotational import theory
+from rotational.control import Control
 from rotational.neurons import ROWS, Neurons
 from rotational.optim.recognise import recognise
 from rotational.rule import Rule
 from rotational.theory import Equilibrium
+
+Found: TypeAlias = tuple[Neurons, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -106,30 +109,33 @@ def predict(optimizer: Any, *, rule: Rule | None = None) -> Prediction:
 
 def _group(index: int, group: dict[str, Any], rule: Rule) -> GroupPrediction:
     lr, weight_decay = float(group["lr"]), float(group.get("weight_decay", 0.0))
-    sizes = _sizes(group)
-    states: dict[int, Equilibrium] = {size: theory.equilibrium(rule, lr, weight_decay, size=size) for size in sizes}
-    if not sizes:
+    found = _neurons(group)
+    if not found:
         return GroupPrediction(index, rule, lr, weight_decay, None, False, {})
-    held = bool(group.get("rotational"))
+    sizes = sorted({neurons.size(shape) for neurons, shape in found})
+    states: dict[int, Equilibrium] = {size: theory.equilibrium(rule, lr, weight_decay, size=size) for size in sizes}
+    held = _held(group, rule, lr, weight_decay, found) if group.get("rotational") else None
     # One angle for all sizes: what a finite neuron adds is far below what is measured.
-    rotation = _held(group, rule, lr, weight_decay) if held else theory.equilibrium(rule, lr, weight_decay).rotation
-    return GroupPrediction(index, rule, lr, weight_decay, rotation, held, states)
+    rotation = theory.equilibrium(rule, lr, weight_decay).rotation if held is None else held
+    return GroupPrediction(index, rule, lr, weight_decay, rotation, held is not None, states)
 
 
-def _held(group: dict[str, Any], rule: Rule, lr: float, weight_decay: float) -> float:
-    from rotational.control import Control
-
+def _held(group: dict[str, Any], rule: Rule, lr: float, weight_decay: float, found: list[Found]) -> float | None:
+    """What a rotational group holds in its next step; None if nothing in it can turn."""
     control = Control(group["units"], group["center"], group["update_memory"], group["rotation"], "predict")
+    if not any(control.can_turn(control.neurons(neurons), shape) for neurons, shape in found):
+        return None
     return control.rotation(rule, lr, weight_decay, group.get("steps", 0))
 
 
-def _sizes(group: dict[str, Any]) -> list[int]:
-    """Sizes of the neurons in a group: of its own partition, or of rows."""
+def _neurons(group: dict[str, Any]) -> list[Found]:
+    """The neurons of each parameter that has some, with its shape: of the group's own partition, or rows."""
     known: Sequence[Neurons] | None = group.get("neurons")
-    found = {
-        (known[i] if known else ROWS).size(p.shape) for i, p in enumerate(group["params"]) if p.dim() >= 2 and p.numel()
-    }
-    return sorted(found)
+    return [
+        (known[i] if known else ROWS, tuple(p.shape))
+        for i, p in enumerate(group["params"])
+        if p.dim() >= 2 and p.numel() > 0
+    ]
 
 
 def _angle(rotation: float | None) -> str:

@@ -19,6 +19,12 @@ class Rule:
     """How an optimizer turns gradients into steps: w <- (1 - D) w - lr u, with u = scale(memory(g)).
 
     `name` is for people; two rules of equal fields behave alike whatever they are called.
+
+    >>> from rotational.memory import ema
+    >>> from rotational.scale import Sign
+    >>> signum = Rule(ema(0.9), Sign(), "decoupled", "signum")
+    >>> signum.memory.old, from_dict(signum.as_dict()) == signum
+    (0.9, True)
     """
 
     memory: Memory

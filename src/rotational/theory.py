@@ -28,6 +28,10 @@ class Equilibrium:
     update       RMS length of the change of w in one step, decay included
     half_life    steps in which the distance of the norm from its equilibrium halves
     timescale    1/(lr*weight_decay) in steps: how far back the weights remember
+
+    >>> from rotational import rules
+    >>> print(equilibrium(rules.sgd(momentum=0.9), lr=0.1, weight_decay=1e-4).norm)  # needs gradient_norm=
+    None
     """
 
     rotation: float | None

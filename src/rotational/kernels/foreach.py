@@ -1,21 +1,23 @@
-"""The two halves of a step over lists of torch tensors, in place.
+"""A step over lists of torch tensors, in place, with torch's foreach operations.
 
-`directions` is the rule (gradient -> update direction), `rotate_` is `rotate.rotate` for many tensors; both
-are generic over memory, scale and neurons, and are checked against the simulator and the pure reference.
+`directions` is the rule (gradient -> update direction); what is done with it is either `descend_`, the plain
+rule, or `rotate_`, which is `rotate.rotate` for many neurons. All are generic over memory, scale and neurons.
 
-    g  gradients     m  memory     v  second moments     u  directions     t  steps taken, this one included
+    w  weights     g  gradients     m  memory     v  second moments     c  filtered     u  directions
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from rotational.kernels.pieces import Held, Piece
 from rotational.memory import Memory
-from rotational.neurons import Neurons
-from rotational.rotate import ROUNDING
+from rotational.rotate import rounding
 from rotational.rule import Rule
 from rotational.scale import Rms, Sign
 
@@ -25,90 +27,178 @@ from rotational.scale import Rms, Sign
 Tensors = list[Tensor]
 
 
-def directions(rule: Rule, g: Tensors, m: Tensors, v: Tensors, t: Sequence[int]) -> Tensors:
-    """Update directions u = scale(memory(g)); `m` and `v` are brought up to date.
+class Directions(NamedTuple):
+    """u = c/(root bias) of a batch, or c where root is None (and each bias 1); to be read only.
 
-    The result may share storage with `m` or `g`, so that SGD copies nothing: callers only read it.
+    It stays undivided, so that `descend_` divides and adds in one pass, to the same bits as torch.
     """
-    c = _remember(rule.memory, g, m)
+
+    c: Tensors
+    root: Tensors | None
+    bias: list[float]
+
+
+# The rule ---------------------------------------------------------------------------------------------------
+
+
+def directions(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Directions:
+    """Update directions u = scale(memory(g)) of a batch; its `m` and `v` are brought up to date.
+
+    `g` is what the rule takes for the gradients. The result may share storage with `g` or the memory, so
+    that SGD copies nothing.
+    """
+    c = _remember(rule.memory, g, batch)
     if isinstance(rule.scale, Sign):
-        return list(torch._foreach_sign(c))
+        c = list(torch._foreach_sign(c))
     if not isinstance(rule.scale, Rms):
-        return c
-    beta = rule.scale.beta
+        return Directions(c, None, [1.0] * len(c))
+    beta, v = rule.scale.beta, [x.v for x in batch if x.v is not None]
     torch._foreach_mul_(v, beta)
     torch._foreach_addcmul_(v, g, g, 1 - beta)
     root = list(torch._foreach_sqrt(v))
     if rule.scale.unbiased:
-        torch._foreach_div_(root, [(1 - beta**k) ** 0.5 for k in t])
+        torch._foreach_div_(root, [(1 - beta**x.steps) ** 0.5 for x in batch])
     torch._foreach_add_(root, rule.scale.eps)
-    if rule.memory.unbiased:
-        torch._foreach_mul_(root, [1 - rule.memory.decay**k for k in t])
-    return list(torch._foreach_div(c, root))
+    decay = rule.memory.decay if rule.memory.unbiased else 0.0
+    return Directions(c, root, [1 - decay**x.steps for x in batch])
 
 
-def first_memory(memory: Memory, g: Tensor) -> Tensor:
-    """The state before the first step: zero, or what makes a warm memory hold the first gradient undamped."""
-    if memory.warm and memory.inflow != 1.0:
-        return g * ((1 - memory.inflow) / memory.decay)
-    return torch.zeros_like(g, memory_format=torch.preserve_format)
-
-
-def _remember(memory: Memory, g: Tensors, m: Tensors) -> Tensors:
+def _remember(memory: Memory, g: Tensors, batch: Sequence[Piece]) -> Tensors:
     """c = new g + old m, then m = decay m + inflow g."""
     if memory.old == 0:
         return g
-    if memory.new == memory.inflow and memory.old == memory.decay:  # what is used is what is kept
+    m = [x.m for x in batch if x.m is not None]
+    # What is used is most often what is kept (c = m), or looks ahead from it (Nesterov: c = inflow g + decay m).
+    kept = memory.new == memory.inflow and memory.old == memory.decay
+    ahead = memory.old == memory.decay**2 and math.isclose(memory.new, memory.inflow * (1 + memory.decay))
+    c = m
+    if not kept and not ahead:
+        c = list(torch._foreach_mul(m, memory.old))
+        torch._foreach_add_(c, g, alpha=memory.new)
+    if memory.decay + memory.inflow == 1:
+        torch._foreach_lerp_(m, g, memory.inflow)
+    else:
         torch._foreach_mul_(m, memory.decay)
         torch._foreach_add_(m, g, alpha=memory.inflow)
-        return m
-    c = list(torch._foreach_mul(m, memory.old))
-    torch._foreach_add_(c, g, alpha=memory.new)
-    torch._foreach_mul_(m, memory.decay)
-    torch._foreach_add_(m, g, alpha=memory.inflow)
+    if memory.warm:  # the first gradient enters undamped
+        for piece, state, gradient in zip(batch, m, g, strict=True):
+            if piece.fresh:
+                state.copy_(gradient)
+    if ahead and not kept:
+        c = list(torch._foreach_mul(g, memory.inflow))
+        torch._foreach_add_(c, m, alpha=memory.decay)
     return c
 
 
-TINY = 1e-30
-"""Below any length in use, above the square root of the smallest float32: it only keeps 0/0 away."""
+def descend_(batch: Sequence[Piece], u: Directions, *, lr: float, weight_decay: float) -> None:
+    """The plain rule: w <- (1 - lr wd) w - lr u."""
+    w = [x.w for x in batch]
+    if weight_decay != 0:
+        torch._foreach_mul_(w, 1 - lr * weight_decay)
+    if u.root is None:
+        torch._foreach_add_(w, u.c, alpha=-lr)
+    else:
+        torch._foreach_addcdiv_(w, u.c, u.root, [-(lr / bias) for bias in u.bias])
+
+
+# The rotation -----------------------------------------------------------------------------------------------
+
+
+class _Options(NamedTuple):
+    """What is the same for all neurons that turn in one go; `bias` is that of their directions."""
+
+    rotation: float
+    turns: int
+    memory: float
+    center: bool
+    bias: float
 
 
 @torch.no_grad()
-def rotate_(
-    w: Tensor,
-    u: Tensor,
-    neurons: Neurons,
-    *,
-    rotation: float,
-    norm: Tensor,
-    mean_square: Tensor,
-    steps: int,
-    memory: float,
-    center: bool,
-) -> None:
-    """`rotate.rotate` in place: `w` turns, `mean_square` is brought up to date, `u` is only read.
+def rotate_(batch: Sequence[Piece], u: Directions, *, rotation: float, memory: float, center: bool) -> None:
+    """`rotate.rotate` in place: `w` turns, `rms` is brought up to date, `u` is only read.
 
     A neuron whose `norm` is 0 stays as it is until it has a length, which then becomes its norm.
     Low-precision weights are turned in single precision and rounded once, at the end.
     """
-    within = neurons.within(w.shape)
-    held = neurons.view(w)
-    wide = held if held.dtype in (torch.float32, torch.float64) else held.float()
-    length = torch.linalg.vector_norm(wide, dim=within, keepdim=True)
+    # Rows of one size are one tall matrix; all else goes alone.
+    alike: dict[tuple[_Options, int, torch.dtype, torch.device], list[tuple[Tensor, Tensor, Held]]] = {}
+    divided = u.c if u.root is None else list(torch._foreach_div(u.c, u.root))
+    for i, (piece, direction, bias) in enumerate(zip(batch, divided, u.bias, strict=True)):
+        assert piece.held is not None
+        w, held = piece.w, piece.held
+        options = _Options(rotation, held.turns, memory, center, bias)
+        size = held.neurons.size(w.shape) if _in_rows(piece) else -1 - i
+        alike.setdefault((options, size, w.dtype, w.device), []).append((w, direction, held))
+    for (options, size, *_), members in alike.items():
+        if len(members) > 1:
+            _turn_rows_(members, size, options)
+        else:
+            ((w, direction, held),) = members
+            view = held.neurons.view
+            _turn_(view(w), view(direction), held.neurons.within(w.shape), held.norm, held.rms, options)
+
+
+def _in_rows(piece: Piece) -> bool:
+    """Whether the neurons lie one after the other in memory."""
+    assert piece.held is not None
+    axes, split = piece.held.neurons.axes, piece.held.neurons.split
+    return axes == tuple(range(len(axes))) and split == 1 and piece.w.is_contiguous()
+
+
+def _turn_rows_(members: Sequence[tuple[Tensor, Tensor, Held]], size: int, options: _Options) -> None:
+    """Join, turn, and put back."""
+    w = [x.view(-1, size) for x, _, _ in members]
+    norm, rms = [x.norm.view(-1, 1) for _, _, x in members], [x.rms.view(-1, 1) for _, _, x in members]
+    kept = (w, norm, rms)
+    tall_w, tall_norm, tall_rms = tall = [torch.cat(column) for column in kept]
+    _turn_(tall_w, torch.cat([u.reshape(-1, size) for _, u, _ in members]), (1,), tall_norm, tall_rms, options)
+    for column, joined in zip(kept, tall, strict=True):
+        torch._foreach_copy_(column, list(joined.split([len(x) for x in w])))
+
+
+def _turn_(w: Tensor, u: Tensor, within: tuple[int, ...], norm: Tensor, rms: Tensor, options: _Options) -> None:
+    """The step itself, on neurons that run along the axes `within`."""
+    wide = w if w.dtype in (torch.float32, torch.float64) else w.float()
+    precision, size = torch.finfo(wide.dtype), math.prod(w.shape[a] for a in within)
+    noise = rounding(precision.eps, torch.finfo(u.dtype).eps)
+    length = _length(wide, within, size)
     torch.where(norm > 0, norm, length, out=norm)
-    along = wide / length.clamp_min(TINY)
-    u = neurons.view(u).to(wide.dtype)
-    noise = torch.linalg.vector_norm(u, dim=within, keepdim=True).mul_(ROUNDING * torch.finfo(wide.dtype).eps)
-    u = u - u.mean(within, keepdim=True) if center else u.clone()
-    u.addcmul_((u * along).sum(within, keepdim=True), along, value=-1)
-    size = torch.linalg.vector_norm(u, dim=within, keepdim=True)
-    size.masked_fill_(size <= noise, 0.0)
-    mean_square.mul_(memory).addcmul_(size, size, value=1 - memory)
-    if rotation == 0.0:
+    mean = u.mean(within, keepdim=True, dtype=wide.dtype) if options.center else None
+    u = u.to(wide.dtype, copy=True) if mean is None else u - mean
+    # u in units of its largest entry: squares of gradients of 1e-20 or 1e+20 do not exist in single precision.
+    scale = torch.maximum(u.amax(within, keepdim=True), -u.amin(within, keepdim=True))
+    u.div_(scale.clamp_min_(precision.tiny))
+    inverse = length.clamp_min(precision.tiny).reciprocal_()
+    along = (u * wide).sum(within, keepdim=True).mul_(inverse)
+    u.addcmul_(wide, along * inverse, value=-1)
+    left = _length(u, within, size)
+    # By Pythagoras, |u|^2 is what is left, what lay along w and, C times squared, the mean.
+    whole = torch.hypot(left, along)
+    if mean is not None:
+        whole = torch.hypot(whole, mean / scale * size**0.5)
+    still = left <= noise * whole
+    left.masked_fill_(still, 0.0)
+    scale.div_(options.bias)
+    torch.hypot(rms * options.memory**0.5, left * scale * (1 - options.memory) ** 0.5, out=rms)
+    if options.rotation == 0.0:
         return  # nothing turns, and nothing is rounded either
-    # Where nothing may turn the step is 0, not 0/0; then the length is put right.
-    turns = (size > 0) & (norm > 0)
-    step = torch.where(turns, mean_square.div(1 - memory**steps).rsqrt_().mul_(rotation), 0.0)
-    turned = along.addcmul_(u, step, value=-1)
-    turned.mul_(norm / torch.linalg.vector_norm(turned, dim=within, keepdim=True).clamp_min_(TINY))
-    held.copy_(torch.where(norm > 0, turned, wide))
+    # NaN passes all these tests and is seen in the weights, as it is with torch's own optimizers.
+    still |= norm * length == 0
+    step = scale / rms * (options.rotation * (1 - options.memory**options.turns) ** 0.5)
+    stretch = norm / torch.hypot(step * left, torch.ones_like(step))
+    # w' = n N(w/|w| - step u); the two are orthogonal, and their lengths are known
+    wide.mul_((stretch * inverse).masked_fill_(still, 1.0))
+    wide.addcmul_(u, (stretch * step).masked_fill_(still, 0.0), value=-1)
+    if wide is not w:
+        w.copy_(wide)
+
+
+def _length(x: Tensor, within: tuple[int, ...], size: int) -> Tensor:
+    """Lengths of the neurons.
+
+    On a CPU torch's norm adds up in one chain, 1e-5 off at 10^6 entries and 1e-3 at 10^7; its sum does not.
+    """
+    if size > 1 << 16:
+        return x.square().sum(within, keepdim=True).sqrt_()
+    return torch.linalg.vector_norm(x, dim=within, keepdim=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rotational import rule, theory
-from rotational.records import Records, Run, Series
+from rotational.records import Records, Series
 from rotational.rule import Rule
 
 Array = np.ndarray[Any, Any]
@@ -67,7 +67,7 @@ def read(path: str | Path) -> Rotation | None:
     return Rotation(
         step=series[0].step,
         measured=_together(np.stack([s.rotation_rms for s in series]), weights),
-        predicted=_together(np.stack([_predicted(records.run, s) for s in series]), weights),
+        predicted=_together(np.stack([_predicted(s) for s in series]), weights),
         neurons=np.concatenate([s.rotation for s in series], axis=1),
     )
 
@@ -82,10 +82,10 @@ def _together(layers: Array, weights: Array) -> Array:
     return np.sqrt(np.average(np.square(layers), axis=0, weights=weights))
 
 
-def _predicted(run: Run, s: Series) -> Array:
-    known = [None if r is None else rule.from_dict(r) for r in run.rules]
-    steps = zip(s.group.tolist(), s.lr.tolist(), s.weight_decay.tolist(), strict=True)
-    return np.where(np.isfinite(s.held), s.held, [_equilibrium(known[group], lr, wd) for group, lr, wd in steps])
+def _predicted(s: Series) -> Array:
+    known = [None if r is None else rule.from_dict(r) for r in s.rule]
+    steps = zip(known, s.lr.tolist(), s.weight_decay.tolist(), strict=True)
+    return np.where(np.isfinite(s.held), s.held, [_equilibrium(*step) for step in steps])
 
 
 @lru_cache(maxsize=1 << 14)  # all layers of a group share their answers

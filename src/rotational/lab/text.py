@@ -52,9 +52,9 @@ class Corpus:
 def corpus(path: str | Path | None = None) -> Corpus:
     """The corpus from a text file, or from the standard library where no file is given.
 
-    Of more than `LIMIT` characters, the first are used. Raises FileNotFoundError for a file that is not
-    there, ValueError for one that is empty, shorter than `SHORTEST`, not UTF-8 text, or mostly made of
-    characters outside `SYMBOLS`.
+    Of more than `LIMIT` characters, the first are used. Raises OSError for a file that is not there
+    or cannot be read, ValueError for one that is empty, shorter than `SHORTEST`, not UTF-8 text, or mostly
+    made of characters outside `SYMBOLS`.
 
     >>> c = corpus()
     >>> len(c.train) > 8 * len(c.validation) > 0
@@ -93,18 +93,16 @@ def encode(text: str) -> Tensor:
 
 
 def _read(path: Path) -> str:
-    if not path.is_file():
-        what = "a folder, not a file" if path.is_dir() else "no such file"
-        raise FileNotFoundError(f"corpus({str(path)!r}): {what}. Give the path of a text file.")
+    not_text = f"corpus({str(path)!r}): not a text file in UTF-8. Give plain text."
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(LIMIT)
     except UnicodeDecodeError:
-        text = "\0"
+        raise ValueError(not_text) from None
     except OSError as error:
-        raise ValueError(f"corpus({str(path)!r}): the file cannot be read ({error.strerror}).") from None
+        raise type(error)(f"corpus({str(path)!r}): {error.strerror}. Give the path of a text file.") from None
     if "\0" in text:
-        raise ValueError(f"corpus({str(path)!r}): not a text file in UTF-8. Give plain text.")
+        raise ValueError(not_text)
     return text
 
 

@@ -1,13 +1,13 @@
 """The one step that all rotational optimizers share: rule -> direction -> plain or rotational update.
 
-g  gradient    u  update direction    norm  length to keep    update_sq  EMA of the tangent part's square
+g  gradient    u  update direction    norm  length to keep    update_rms  RMS of the tangent part of u
 """
 
 from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from rotational import _check
 from rotational.control import Control
 from rotational.kernels import foreach
+from rotational.kernels.pieces import Held, Piece, batches
 from rotational.neurons import Neurons
 from rotational.optim import checkpoint
 from rotational.rule import Rule
@@ -40,8 +41,8 @@ class _Plan:
     lr: float
     weight_decay: float
     rotation: float
-    turning: list[tuple[Tensor, Neurons]]
-    plain: list[Tensor]
+    turning: list[tuple[int, Neurons]]
+    plain: list[int]
 
 
 class RotationalOptimizer(Optimizer):
@@ -54,6 +55,8 @@ class RotationalOptimizer(Optimizer):
     memory_key: ClassVar[str] = "exp_avg"
     """torch's name for the momentum, so that checkpoints of torch's own optimizer can be loaded."""
 
+    _complete = True  # False while the constructor adds its groups
+
     def __init__(self, params: Any, defaults: Group, refused: Mapping[str, Any]) -> None:
         for option, value in refused.items():
             if value:
@@ -61,7 +64,12 @@ class RotationalOptimizer(Optimizer):
                     f"{type(self).__name__}({option}={value!r}): the rotational optimizers have no such mode; leave "
                     f"{option} out, or use torch.optim."
                 )
+        self._complete = False
         super().__init__(params, defaults)
+        self._complete = True
+        # Only now that every group is sound: a constructor that raises leaves the weights alone.
+        for group in self.param_groups:
+            self._center(group)
 
     @abstractmethod
     def rule(self, group: Group) -> Rule:
@@ -83,10 +91,8 @@ class RotationalOptimizer(Optimizer):
         except Exception:
             del self.param_groups[before:]
             raise
-        if group["center"]:
-            with torch.no_grad():
-                for p, neurons in self._split(group)[0]:
-                    p.copy_(neurons.center(p))
+        if self._complete:
+            self._center(group)
 
     def _check(self, group: Group) -> None:
         call, known = type(self).__name__, group.get("neurons")
@@ -101,30 +107,15 @@ class RotationalOptimizer(Optimizer):
                 raise ValueError(f"{call}: {_name(group, i)} is complex; rotations are defined for real weights.")
             if group["rotational"] and p.dim() >= 2:
                 control.neurons(known[i] if known else None).check(p.shape, _name(group, i))
-        self._plan(group, list(range(len(group["params"]))))
+        self._plan(group, range(len(group["params"])))
+
+    def _center(self, group: Group) -> None:
+        if group["center"]:
+            for i, units in self._plan(group, range(len(group["params"]))).turning:
+                _center_(group["params"][i], units)
 
     def _control(self, group: Group) -> Control:
         return Control(group["units"], group["center"], group["update_memory"], group["rotation"], type(self).__name__)
-
-    def _split(
-        self, group: Group, indices: list[int] | None = None
-    ) -> tuple[list[tuple[Tensor, Neurons]], list[Tensor]]:
-        """(parameters that turn, each with its units; parameters that take the plain rule).
-
-        Without a partition, tensors of two and more axes have rows for neurons and the others have none.
-        Neurons of too few weights to have a direction take the plain rule.
-        """
-        control, known = self._control(group), group.get("neurons")
-        turning: list[tuple[Tensor, Neurons]] = []
-        plain: list[Tensor] = []
-        for i in range(len(group["params"])) if indices is None else indices:
-            p = group["params"][i]
-            units = control.neurons(known[i] if known else None)
-            if group["rotational"] and p.dim() >= 2 and _can_turn(control, units, p.shape):
-                turning.append((p, units))
-            else:
-                plain.append(p)
-        return turning, plain
 
     # The step ---------------------------------------------------------------------------------------------
 
@@ -141,6 +132,8 @@ class RotationalOptimizer(Optimizer):
         with torch.no_grad():
             plans = [self._plan(group, self._with_gradient(group)) for group in self.param_groups]
             for plan in plans:
+                self._hold(plan)
+            for plan in plans:
                 self._apply(plan)
         return loss
 
@@ -149,8 +142,8 @@ class RotationalOptimizer(Optimizer):
         for i, p in enumerate(group["params"]):
             if p.grad is None:
                 continue
-            if p.grad.is_sparse or p.grad.is_complex():
-                kind = "sparse" if p.grad.is_sparse else "complex"
+            if p.grad.layout is not torch.strided or p.grad.is_complex():
+                kind = "complex" if p.grad.is_complex() else "sparse"
                 raise ValueError(
                     f"{type(self).__name__}.step: {_name(group, i)} has a {kind} gradient; expected a dense real one"
                     + (" (Embedding(sparse=False))." if kind == "sparse" else ".")
@@ -158,96 +151,105 @@ class RotationalOptimizer(Optimizer):
             found.append(i)
         return found
 
-    def _plan(self, group: Group, indices: list[int]) -> _Plan:
+    def _plan(self, group: Group, indices: Sequence[int]) -> _Plan:
         call = type(self).__name__
         lr = _check.number(call, "lr", group["lr"], low=0)
         weight_decay = _check.number(call, "weight_decay", group["weight_decay"], low=0)
         rule, control = self.rule(group), self._control(group)
-        turning, plain = self._split(group, indices)
+        if isinstance(rule.scale, Rms) and (rule.scale.first or rule.scale.centered):
+            raise ValueError(
+                f"{call}.rule: the step divides after it remembers, by the mean square; {rule.name} does not. Name a "
+                "rule such as rotational.rules.adamw()."
+            )
+        units: Sequence[Neurons | None] = (None,) * len(group["params"])
+        if group["rotational"]:
+            known, shapes = group.get("neurons"), tuple(p.shape for p in group["params"])
+            units = _units(control.units, control.center, known and tuple(known), shapes)
+        turning = [(i, n) for i in indices if (n := units[i]) is not None]
+        plain = [i for i in indices if units[i] is None]
         rotation = control.rotation(rule, lr, weight_decay, group.get("steps", 0)) if turning else 0.0
         return _Plan(group, rule, control, lr, weight_decay, rotation, turning, plain)
 
-    def _apply(self, plan: _Plan) -> None:
-        group = plan.group
-        size = 1 if group["foreach"] is False else max(len(group["params"]), 1)
-        for start in range(0, len(plan.turning), size):
-            batch = plan.turning[start : start + size]
-            # A coupled decay of a linear rule is separable, and the rotation stands in its place; in Adam's
-            # direction it is not, and stays.
-            u = self._directions(plan, [p for p, _ in batch], decay=not isinstance(plan.rule.scale, Raw))
-            for (p, units), direction in zip(batch, u, strict=True):
-                self._rotate(plan, p, direction, units)
-        for start in range(0, len(plan.plain), size):
-            params = plan.plain[start : start + size]
-            u = self._directions(plan, params, decay=True)
-            if plan.rule.decay == "decoupled" and plan.weight_decay != 0:
-                torch._foreach_mul_(params, 1 - plan.lr * plan.weight_decay)
-            torch._foreach_add_(params, u, alpha=-plan.lr)
-        group["steps"] = group.get("steps", 0) + 1
-        group["held"] = plan.rotation if plan.turning else None
-
-    def _directions(self, plan: _Plan, params: list[Tensor], *, decay: bool) -> list[Tensor]:
-        rule, group = plan.rule, plan.group
-        g: list[Tensor] = [p.grad for p in params if p.grad is not None]
-        if group["maximize"]:
-            g = list(torch._foreach_neg(g))
-        if decay and rule.decay == "coupled" and plan.weight_decay != 0:
-            g = list(torch._foreach_add(g, params, alpha=plan.weight_decay))
-        steps, m, v = self._state(rule, params, g)
-        torch._foreach_add_(steps, 1)
-        return foreach.directions(rule, g, m, v, [int(s.item()) for s in steps])
-
-    def _state(
-        self, rule: Rule, params: list[Tensor], g: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """(step, memory, second moment) of each parameter, made where they are missing."""
-        for p, gradient in zip(params, g, strict=True):
-            state = self.state[p]
-            if "step" not in state:
-                state["step"] = torch.tensor(0.0, dtype=torch.float32)
-            if rule.memory.old != 0 and state.get(self.memory_key) is None:
-                state[self.memory_key] = foreach.first_memory(rule.memory, gradient)
-            if isinstance(rule.scale, Rms) and "exp_avg_sq" not in state:
-                state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        states = [self.state[p] for p in params]
-        return (
-            [s["step"] for s in states],
-            [s[self.memory_key] for s in states] if rule.memory.old != 0 else [],
-            [s["exp_avg_sq"] for s in states] if isinstance(rule.scale, Rms) else [],
-        )
-
-    def _rotate(self, plan: _Plan, p: Tensor, u: Tensor, units: Neurons) -> None:
-        state = self.state[p]
-        if "norm" not in state:
-            self._hold(plan, p, units)
-        state["turns"] += 1
-        foreach.rotate_(
-            p,
-            u,
-            units,
-            rotation=plan.rotation,
-            norm=state["norm"],
-            mean_square=state["update_sq"],
-            steps=int(state["turns"].item()),
-            memory=plan.control.memory,
-            center=plan.control.center,
-        )
-
-    def _hold(self, plan: _Plan, p: Tensor, units: Neurons) -> None:
+    def _hold(self, plan: _Plan) -> None:
         """Note the length of every neuron at its first step: loaded or re-made weights count as they are then."""
-        if plan.control.center:
-            p.copy_(units.center(p))
-        norm = units.norm(p)
-        self.state[p].update(norm=norm, update_sq=torch.zeros_like(norm), turns=torch.tensor(0.0))
-        empty = int((norm == 0).sum())
+        empty: list[str] = []
+        for i, units in plan.turning:
+            p = plan.group["params"][i]
+            state, count = self.state[p], units.count(p.shape)
+            if "norm" in state and state["norm"].numel() == count:
+                continue
+            if plan.control.center:
+                _center_(p, units)
+            norm = units.norm(p)
+            state.update(norm=norm, update_rms=torch.zeros_like(norm), turns=0)
+            if zeros := int((norm == 0).sum()):
+                empty.append(f"{_name(plan.group, i)} has {zeros} all-zero neurons (of {count})")
         if empty:
-            index = next(i for i, q in enumerate(plan.group["params"]) if q is p)
+            constant = " (or constant ones, which are zero once they are centred)" if plan.control.center else ""
             warnings.warn(
-                f"{type(self).__name__}: {_name(plan.group, index)} has {empty} all-zero neurons (of {norm.numel()}). "
-                "A zero vector has no direction to rotate, so they stay as they are until they have one. Give them a "
-                "non-zero initialisation, or put the parameter into a group with rotational=False.",
+                f"{type(self).__name__}: {'; '.join(empty)}{constant}. A zero vector has no direction to rotate, so "
+                "they stay as they are until they have one. Give them a non-zero initialisation, or put the "
+                "parameter into a group with rotational=False.",
                 stacklevel=4,
             )
+
+    def _apply(self, plan: _Plan) -> None:
+        group = plan.group
+        turning = self._pieces(plan, [(group["params"][i], units) for i, units in plan.turning])
+        plain = self._pieces(plan, [(group["params"][i], None) for i in plan.plain])
+        for pieces in (turning, plain):
+            for batch in [[x] for x in pieces] if group["foreach"] is False else batches(pieces):
+                self._advance(plan, batch)
+        group["steps"] = group.get("steps", 0) + 1
+        group["held"] = plan.rotation if turning else None
+
+    def _pieces(self, plan: _Plan, params: Sequence[tuple[Tensor, Neurons | None]]) -> list[Piece]:
+        """The parameters with their state, made where it is missing; their steps are counted."""
+        memory, pieces = plan.rule.memory.old != 0, list[Piece]()
+        for p, _ in params:
+            if "step" not in self.state[p]:
+                self.state[p]["step"] = torch.tensor(0.0, dtype=torch.float32)
+        if params:
+            # A tensor, for a number would be made into one for each parameter.
+            torch._foreach_add_([self.state[p]["step"] for p, _ in params], torch.tensor(1.0), alpha=1.0)
+        for p, units in params:
+            state = self.state[p]
+            fresh = memory and state.get(self.memory_key) is None
+            wanted = ((self.memory_key, memory), ("exp_avg_sq", isinstance(plan.rule.scale, Rms)))
+            for key, used in wanted:
+                if used and state.get(key) is None:
+                    state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            m, v = (state[key] if used else None for key, used in wanted)
+            held = None
+            if units is not None:
+                state["turns"] += 1
+                held = Held(units, state["norm"], state["update_rms"], state["turns"])
+            else:
+                for key in ("norm", "update_rms", "turns"):  # once it turns again, its length is noted anew
+                    state.pop(key, None)
+            assert p.grad is not None
+            pieces.append(Piece(p, p.grad, m, v, int(state["step"].item()), fresh, held))
+        # Neurons of one size turn in one go: keep them together.
+        pieces.sort(key=lambda x: x.held.neurons.size(x.w.shape) if x.held else 0)
+        return pieces
+
+    def _advance(self, plan: _Plan, batch: list[Piece]) -> None:
+        """One step of a batch that turns, or of one that takes the plain rule."""
+        rule, turns = plan.rule, batch[0].held is not None
+        g = [x.g for x in batch]
+        if plan.group["maximize"]:
+            g = list(torch._foreach_neg(g))
+        # A coupled decay of a linear rule is separable, and the rotation stands in its place; in Adam's
+        # direction it is not, and stays.
+        if plan.weight_decay != 0 and rule.decay == "coupled" and not (turns and isinstance(rule.scale, Raw)):
+            g = list(torch._foreach_add(g, [x.w for x in batch], alpha=plan.weight_decay))
+        u = foreach.directions(rule, g, batch)
+        if turns:
+            control = plan.control
+            foreach.rotate_(batch, u, rotation=plan.rotation, memory=control.memory, center=control.center)
+        else:
+            decay = plan.weight_decay if rule.decay == "decoupled" else 0.0
+            foreach.descend_(batch, u, lr=plan.lr, weight_decay=decay)
 
     # Checkpoints ------------------------------------------------------------------------------------------
 
@@ -260,19 +262,45 @@ class RotationalOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of this class, or of torch's own optimizer of the same rule, bit for bit.
 
-        Raises ValueError when the saved groups have other sizes, or were partitioned into other neurons.
+        Raises ValueError when the saved groups have other sizes or were partitioned into other neurons, and
+        when a rotation that was a function is not given again.
         """
         live = [dict(group) for group in self.param_groups]
-        checkpoint.check_partition(type(self).__name__, live, state_dict["param_groups"])
+        checkpoint.check(type(self).__name__, live, state_dict["param_groups"])
         super().load_state_dict(state_dict)
         for group, before in zip(self.param_groups, live, strict=True):
             checkpoint.restore_options(group, before)
         checkpoint.restore_state(self, state_dict)
 
 
-@lru_cache(maxsize=4096)
-def _can_turn(control: Control, units: Neurons, shape: torch.Size) -> bool:
-    return control.can_turn(units, shape)
+@lru_cache(maxsize=1024)
+def _units(
+    units: str | Neurons, center: bool, known: tuple[Neurons, ...] | None, shapes: tuple[torch.Size, ...]
+) -> tuple[Neurons | None, ...]:
+    """What turns as one in each parameter; None where nothing does and the plain rule applies.
+
+    Without a partition, tensors of two and more axes have rows for neurons and the others have none.
+    Neurons of too few weights to have a direction take the plain rule.
+    """
+    control = Control(units, center)
+    chosen = [control.neurons(known[i] if known else None) for i in range(len(shapes))]
+    return tuple(
+        n if len(shape) >= 2 and control.can_turn(n, shape) else None for n, shape in zip(chosen, shapes, strict=True)
+    )
+
+
+@torch.no_grad()
+def _center_(p: Tensor, units: Neurons) -> None:
+    """Take the mean out of every neuron that has one; those without keep every bit."""
+    w = units.view(p)
+    norm, mean = units.norm(p), units.mean(p)
+    rounding = (16 * torch.finfo(norm.dtype).eps + torch.finfo(p.dtype).eps) * norm
+    centred = w - mean
+    centred -= Neurons(units.axes).mean(centred)  # where the mean was most of the neuron, its rounding shows
+    # What is left of a constant neuron is the rounding of its mean, not a direction.
+    length = Neurons(units.axes).norm(centred)
+    centred = torch.where(length > rounding, centred, 0.0)
+    w.copy_(torch.where(mean.abs() * units.size(p.shape) ** 0.5 > rounding, centred, w))
 
 
 def _name(group: Group, index: int) -> str:

@@ -12,60 +12,95 @@ from typing import Any
 
 import torch
 
-from rotational.neurons import Neurons
+from rotational import rule
+from rotational.neurons import ROWS, Neurons
 from rotational.rule import Rule
 
 Group = dict[str, Any]
 
+FUNCTION = "a function"
+"""What stands in a state dict for a rotation that is a function: code stays with the program."""
+
 
 def packed(groups: Sequence[Group]) -> list[Group]:
-    """Param groups of a state dict as data that `torch.load(weights_only=True)` reads.
-
-    Partitions become lists. A rotation given as a function or a rule is code, and stays with the program.
-    """
+    """Param groups of a state dict as data that `torch.load(weights_only=True)` reads."""
     return [_packed(dict(group)) for group in groups]
 
 
 def _packed(group: Group) -> Group:
     if group.get("neurons") is not None:
         group["neurons"] = [_plain(n) for n in group["neurons"]]
-    if not isinstance(group.get("units", ""), str):
+    if isinstance(group.get("units"), Neurons):
         group["units"] = _plain(group["units"])
-    if callable(group.get("rotation")) or isinstance(group.get("rotation"), Rule):
-        group["rotation"] = None
+    rotation = group.get("rotation")
+    if isinstance(rotation, Rule):
+        group["rotation"] = rotation.as_dict()
+    elif callable(rotation):
+        group["rotation"] = FUNCTION
     return group
 
 
-def check_partition(call: str, live: Sequence[Group], saved: Sequence[Group]) -> None:
-    """Raise ValueError if the saved groups split parameters into other neurons than the live ones."""
-    for i, (here, there) in enumerate(zip(packed(live), packed(saved), strict=False)):
-        for key in ("neurons", "units"):
-            if None not in (here.get(key), there.get(key)) and here[key] != there[key]:
-                raise ValueError(
-                    f"{call}.load_state_dict: group {i} was saved with other {key}. Build the optimizer with the same "
-                    "rotational.groups(model, ...) and units= as when it was saved."
-                )
+def check(call: str, live: Sequence[Group], saved: Sequence[Group]) -> None:
+    """Raise ValueError if the saved groups cannot go on in the live ones.
+
+    They cannot where they split parameters into other neurons, where a rotation that was a function is not
+    passed again, and where their rule is one that we do not have.
+    """
+    for i, (here, there) in enumerate(zip(live, saved, strict=False)):
+        where = f"{call}.load_state_dict: group {i} was saved with"
+        sizes = len(here["params"]) == len(there["params"])  # if not, torch says so
+        if sizes and "units" in there and _reading(here) != _reading(there):
+            raise ValueError(
+                f"{where} other neurons or units. Build the optimizer with the same rotational.groups(model, ...) "
+                "and units= as when it was saved."
+            )
+        if there.get("rotation") == FUNCTION and not callable(here.get("rotation")):
+            raise ValueError(f"{where} rotation= a function, which no file holds. Pass it to the optimizer again.")
+        if there.get("amsgrad"):
+            raise ValueError(f"{where} amsgrad=True, a rule that {call} does not have.")
 
 
 def restore_options(group: Group, live: Group) -> None:
-    """After loading: keep live objects, and options that the saved optimizer (torch's own, say) never had."""
-    for key in ("neurons", "units"):
+    """After loading: make objects of what was packed, and keep options that the saved optimizer never had."""
+    for key in ("neurons", "units"):  # the saved ones mean the same, as `check` has seen
         if key in live:
             group[key] = live[key]
-    if callable(live.get("rotation")) or isinstance(live.get("rotation"), Rule):
+        else:
+            group.pop(key, None)
+    rotation = group.get("rotation")
+    if rotation == FUNCTION:
         group["rotation"] = live["rotation"]
+    elif isinstance(rotation, Mapping):
+        group["rotation"] = rule.from_dict(rotation)
     for key, value in live.items():
         group.setdefault(key, value)
 
 
 def restore_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Put each floating state tensor back in the dtype it was saved in, on its parameter's device."""
+    """Give every parameter a state of its own: lengths and their RMS in single precision or better.
+
+    torch's loading has shared the tensors it need not convert with `saved`, the counters of steps among them.
+    """
     ids = [i for group in saved["param_groups"] for i in group["params"]]
     params = [p for group in optimizer.param_groups for p in group["params"]]
     for i, p in zip(ids, params, strict=True):
         for key, value in saved["state"].get(i, {}).items():
-            if isinstance(value, torch.Tensor) and key not in ("step", "turns"):
-                optimizer.state[p][key] = value.detach().to(device=p.device, copy=True)
+            if key == "step":
+                value = torch.as_tensor(value, dtype=torch.float32).cpu().clone()
+            elif isinstance(value, torch.Tensor):
+                dtype = torch.promote_types(p.dtype, torch.float32) if key in ("norm", "update_rms") else p.dtype
+                value = value.detach().to(p.device, dtype, copy=True)
+            optimizer.state[p][key] = value
+
+
+def _reading(group: Group) -> list[Any]:
+    """What turns as one, by parameter; the names of parts are free."""
+    packed = _packed(dict(group))
+    if packed["units"] == "tensor":
+        return ["tensor"]
+    if packed["units"] != "neuron":
+        return packed["units"][:2]
+    return [n[:2] for n in packed.get("neurons") or [_plain(ROWS)] * len(packed["params"])]
 
 
 def _plain(neurons: Neurons | list[Any]) -> list[Any]:

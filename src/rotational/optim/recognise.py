@@ -28,17 +28,16 @@ def recognise(optimizer: Any, rule: Rule | None = None, call: str = "recognise")
     groups: list[dict[str, Any]] = list(optimizer.param_groups)
     if rule is not None:
         return (rule,) * len(groups)
-    inner = optimizer
-    while True:
+    inner, seen = optimizer, set[int]()
+    while inner is not None and id(inner) not in seen:
+        seen.add(id(inner))
         own = getattr(inner, "rule", None)
         if callable(own):
             return tuple(_checked(own(group), call, inner) for group in groups)
         name = _name(inner)
         if name in _KNOWN:
-            return tuple(_torch(name, group, call) for group in groups)
-        if not hasattr(inner, "optimizer"):
-            break
-        inner = inner.optimizer
+            return tuple(_torch(name, group, f"{call}({type(inner).__name__})") for group in groups)
+        inner = getattr(inner, "optimizer", None)
     raise ValueError(
         f"{call}({type(optimizer).__name__}): the rule of this optimizer is not known. Name it, as in "
         f"{call}(..., rule=rotational.rules.adamw(betas=(0.9, 0.999))), or give the class a method rule(group) that "
@@ -47,16 +46,19 @@ def recognise(optimizer: Any, rule: Rule | None = None, call: str = "recognise")
 
 
 def _name(optimizer: Any) -> str | None:
-    """torch's name of the class whose `step` runs: a subclass that overrides it is another optimizer."""
-    for cls in type(optimizer).__mro__:
-        if "step" in vars(cls):
-            return cls.__name__ if cls.__module__.startswith("torch.optim") else None
-    return None
+    """torch's name of the class whose `step` runs: a subclass that overrides it is another optimizer.
+
+    The function is asked, not the classes: torch puts a copy of an inherited `step`, wrapped for its hooks,
+    into whichever class is the first to have an instance.
+    """
+    step = getattr(type(optimizer), "step", None)
+    module, name = getattr(step, "__module__", None) or "", getattr(step, "__qualname__", "")
+    return name.partition(".")[0] if module.startswith("torch.optim.") else None
 
 
 def _torch(name: str, group: Options, call: str) -> Rule:
     if group.get("amsgrad"):
-        raise ValueError(f"{call}({name}): no law is known for amsgrad=True, whose second moment never falls.")
+        raise ValueError(f"{call}: no law is known for amsgrad=True, whose second moment never falls.")
     return _KNOWN[name](group)
 
 

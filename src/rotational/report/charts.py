@@ -52,7 +52,8 @@ def gather(records: Records, name: str) -> Arm:
     run = records.run
     series = [records.series(layer.name) for layer in records.layers]
     hopes = [expected.of(run, s) for s in series]
-    losses = {key: pairs for key in ("loss", "val_loss") if (pairs := _pairs(run.notes.get(key)))}
+    curves = records.curves
+    losses = {key: _pairs(*curves[key]) for key in ("loss", "val_loss") if key in curves}
     return Arm(
         name=name,
         run=run,
@@ -133,13 +134,8 @@ def _overview(series: Sequence[Series], hopes: Sequence[Expected]) -> dict[str, 
     }
 
 
-def _pairs(value: Any) -> list[list[float]]:
-    """[[step, value], ...] if a note is a curve of that shape, else nothing: other notes are shown as text."""
-    if not (isinstance(value, list) and value and all(isinstance(p, list) and len(p) == 2 for p in value)):
-        return []
-    if not all(isinstance(x, int | float) for p in value for x in p):
-        return []
-    curve = np.array(value, dtype=np.float64)
-    borders = bins.edges(len(curve), POINTS)
-    means = [float(part.mean()) for part in np.split(curve[:, 1], borders[1:-1])]
-    return [[float(t), y] for t, y in zip(bins.last(curve[:, 0], borders), means, strict=True)]
+def _pairs(steps: np.ndarray, values: np.ndarray) -> list[list[float]]:
+    """A curve as [[step, value], ...], averaged over so many steps that few points are left."""
+    borders = bins.edges(len(values), POINTS)
+    means = [float(part.mean()) for part in np.split(values, borders[1:-1])]
+    return [[float(t), y] for t, y in zip(bins.last(steps.astype(np.float64), borders), means, strict=True)]

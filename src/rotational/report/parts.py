@@ -105,8 +105,7 @@ def ran(a: Arm) -> str:
         for i, (g, r) in enumerate(zip(a.run.groups, a.run.rules, strict=True))
     )
     groups = f"<table class=hyper><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    notes = {k: v for k, v in a.run.notes.items() if k not in a.losses}
-    listed = "".join(f"<dt>{escape(k)}</dt><dd>{escape(_value(v))}</dd>" for k, v in notes.items())
+    listed = "".join(f"<dt>{escape(k)}</dt><dd>{escape(_value(v))}</dd>" for k, v in a.run.notes.items())
     versions = " · ".join(f"{library} {number}" for library, number in a.run.versions.items())
     return (
         f"<h2>What ran</h2>{scroll('Hyperparameters', groups) if body else ''}"

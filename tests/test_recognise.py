@@ -1,0 +1,173 @@
+"""Which rule an optimizer follows: torch's, ours, wrapped, subclassed, or not known."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import rotational
+from rotational import rules
+from rotational.optim.recognise import recognise
+
+PARAMETERS = [torch.nn.Parameter(torch.ones(3, 4))]
+KNOWN = {
+    "SGD": (torch.optim.SGD, {}, rules.sgd()),
+    "SGD without momentum damps nothing": (torch.optim.SGD, {"dampening": 0.5}, rules.sgd()),
+    "SGDM": (torch.optim.SGD, {"momentum": 0.9}, rules.sgd(0.9)),
+    "SGD with dampening": (torch.optim.SGD, {"momentum": 0.9, "dampening": 0.1}, rules.sgd(0.9, 0.1)),
+    "Nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, rules.sgd(0.9, nesterov=True)),
+    "Adam": (torch.optim.Adam, {"betas": (0.8, 0.9)}, rules.adam_l2((0.8, 0.9))),
+    "Adam, decoupled": (torch.optim.Adam, {"decoupled_weight_decay": True}, rules.adamw()),
+    "Adam with tensors": (
+        torch.optim.Adam,
+        {"lr": torch.tensor(0.1), "betas": (torch.tensor(0.5), torch.tensor(0.75)), "foreach": False},
+        rules.adam_l2((0.5, 0.75)),
+    ),
+    "AdamW": (torch.optim.AdamW, {"betas": (0.8, 0.9), "eps": 1e-6}, rules.adamw((0.8, 0.9), 1e-6)),
+    "NAdam": (torch.optim.NAdam, {}, rules.nadam_l2()),
+    "NAdam, decoupled": (torch.optim.NAdam, {"decoupled_weight_decay": True}, rules.nadamw()),
+    "RMSprop": (torch.optim.RMSprop, {}, rules.rmsprop()),
+    "RMSprop, all options": (
+        torch.optim.RMSprop,
+        {"alpha": 0.9, "eps": 1e-6, "momentum": 0.5, "centered": True},
+        rules.rmsprop(0.9, 1e-6, 0.5, True),
+    ),
+    "our SGD": (rotational.SGD, {"momentum": 0.9, "weight_decay": 0.1}, rules.sgd(0.9)),
+    "our AdamW": (rotational.AdamW, {"betas": (0.8, 0.9)}, rules.adamw((0.8, 0.9))),
+    "our Adam": (rotational.Adam, {"rotation": 0.1}, rules.adam_l2()),
+    "our Lion": (rotational.Lion, {"weight_decay": 0.1}, rules.lion()),
+}
+
+
+class Kept(torch.optim.AdamW):
+    """Adds a method, and keeps the step."""
+
+    def described(self):
+        return "AdamW"
+
+
+class Changed(torch.optim.AdamW):
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+class Named(Changed):
+    def rule(self, group):
+        return rules.lion(group["betas"])
+
+
+class Misnamed(Changed):
+    def rule(self, group):
+        return "lion"
+
+
+class Wrapper:
+    """What gradient scaling, sharding and look-ahead libraries do."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def step(self):
+        self.optimizer.step()
+
+
+@pytest.mark.parametrize(("make", "options", "rule"), KNOWN.values(), ids=KNOWN)
+def test_known_optimizers_and_their_options(make, options, rule):
+    opt = make([{"params": PARAMETERS, **options}], **({} if make is not torch.optim.SGD else {"lr": 0.1}), **options)
+    assert recognise(opt) == (rule,)
+
+
+def test_each_group_has_its_own_rule():
+    groups = [{"params": [torch.nn.Parameter(torch.ones(2))], "betas": (b, 0.9)} for b in (0.5, 0.7)]
+    assert recognise(torch.optim.AdamW(groups)) == (rules.adamw((0.5, 0.9)), rules.adamw((0.7, 0.9)))
+    assert recognise(rotational.AdamW(groups, rotation=0.1)) == (rules.adamw((0.5, 0.9)), rules.adamw((0.7, 0.9)))
+
+
+def test_a_subclass_that_keeps_the_step_is_known():
+    assert recognise(Kept(PARAMETERS, betas=(0.5, 0.9))) == (rules.adamw((0.5, 0.9)),)
+
+
+def test_a_subclass_is_known_whichever_class_is_made_first():
+    """torch wraps `step` on the class of the first instance, which may be the subclass."""
+    script = """
+import torch, rotational
+from rotational.optim.recognise import recognise
+class Kept(torch.optim.AdamW): pass
+class Ours(rotational.AdamW): pass
+p = [torch.nn.Parameter(torch.ones(3, 4))]
+print([recognise(make(p))[0].name for make in (Kept, torch.optim.AdamW, torch.optim.Adam, Ours)])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "['adamw', 'adamw', 'adam_l2', 'adamw']"
+
+
+def test_a_wrapper_is_looked_through():
+    opt = Wrapper(Wrapper(torch.optim.SGD(PARAMETERS, lr=0.1, momentum=0.5)))
+    assert recognise(opt) == (rules.sgd(0.5),)
+    assert recognise(Wrapper(Named(PARAMETERS))) == (rules.lion((0.9, 0.999)),)
+
+
+def test_a_wrapper_of_itself_is_unknown():
+    opt = Changed(PARAMETERS)
+    opt.optimizer = opt
+    with pytest.raises(ValueError, match="not known"):
+        recognise(opt)
+
+
+def test_a_scheduler_changes_nothing():
+    """Schedulers put a `step` of their own into the instance."""
+    opt = torch.optim.SGD(PARAMETERS, lr=0.1)
+    torch.optim.lr_scheduler.StepLR(opt, 2)
+    assert recognise(opt) == (rules.sgd(),)
+
+
+def test_a_method_names_the_rule():
+    assert recognise(Named(PARAMETERS, betas=(0.5, 0.9))) == (rules.lion((0.5, 0.9)),)
+    with pytest.raises(TypeError, match=r"Misnamed.rule\(group\) returned str, not a rotational Rule"):
+        recognise(Misnamed(PARAMETERS))
+
+
+def test_a_word_given_beats_the_class():
+    assert recognise(torch.optim.AdamW(PARAMETERS), rules.lion()) == (rules.lion(),)
+    assert recognise(Changed(PARAMETERS), rules.lion()) == (rules.lion(),)
+
+
+@pytest.mark.parametrize(
+    "opt",
+    [
+        torch.optim.Adagrad(PARAMETERS),
+        torch.optim.Adadelta(PARAMETERS),
+        torch.optim.Adamax(PARAMETERS),
+        torch.optim.LBFGS(PARAMETERS),
+        Changed(PARAMETERS),
+        Wrapper(Changed(PARAMETERS)),
+    ],
+    ids=lambda opt: type(opt).__name__,
+)
+def test_what_is_not_known_is_told_how_to_name_its_rule(opt):
+    with pytest.raises(
+        ValueError, match=rf"look\({type(opt).__name__}\): .* not known. Name it, as in look\("
+    ) as error:
+        recognise(opt, call="look")
+    assert "rule=rotational.rules.adamw(betas=(0.9, 0.999))" in str(error.value)
+    assert "SGD, Adam, AdamW, NAdam, RMSprop" in str(error.value)
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW])
+def test_amsgrad_has_no_law(make):
+    with pytest.raises(ValueError, match=f"predict.{make.__name__}.: no law is known for amsgrad=True"):
+        rotational.predict(make(PARAMETERS, amsgrad=True))
+
+
+@pytest.mark.parametrize("module", ["rotational.optim.recognise", "rotational.prediction", "rotational.control"])
+def test_torch_is_not_imported(module):
+    """Reports and the command line's predictions run without it."""
+    script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
