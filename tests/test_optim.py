@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from functools import partial
 
@@ -259,6 +258,21 @@ def test_no_gradient_no_step(make):
     assert list(opt.state) == [model["linear"].weight]
 
 
+def test_a_parameter_may_join_late():
+    """Counters are each parameter's own, though rows of one size turn together."""
+    together, alone = [weight(), weight()], [weight(), weight()]
+    opts = [rotational.AdamW(together, lr=0.1), *(rotational.AdamW([p], lr=0.1) for p in alone)]
+    for t in range(8):
+        give_gradients(together, t)
+        if t < 5:
+            together[1].grad = None
+        for p, q in zip(together, alone, strict=True):
+            q.grad = p.grad
+        for opt in opts:
+            opt.step()
+    assert_same(together, alone, 1e-13)
+
+
 def test_centred_weights_are_centred_once():
     """A second optimizer finds nothing to do, and so keeps every bit."""
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
@@ -297,7 +311,7 @@ def test_weights_loaded_after_construction_count():
 
 
 def test_all_zero_rows_wait_with_one_warning_that_names_them():
-    model = nn.ModuleDict({"first": nn.Linear(4, 3), "second": nn.Linear(4, 3)}).double()
+    model = nn.ModuleDict({"first": nn.Linear(4, 3), "second": nn.Linear(7, 3)}).double()
     with torch.no_grad():
         model["first"].weight[1] = 0
         model["second"].weight.fill_(0.1)  # constant: nothing is left of it without its mean
@@ -326,15 +340,15 @@ def test_all_zero_rows_wait_with_one_warning_that_names_them():
 
 
 def test_a_warning_that_is_an_error_leaves_the_step_untaken():
-    model = nn.Linear(4, 3)
-    nn.init.zeros_(model.weight)
-    opt = rotational.AdamW([*model.parameters()], weight_decay=0.1)
+    model = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)])
+    nn.init.zeros_(model[1].weight)
+    opt = rotational.AdamW([{"params": layer.parameters()} for layer in model], weight_decay=0.1)
     give_gradients(model.parameters(), 0)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(UserWarning, match="parameter 0 of its group has 3 all-zero"):
         opt.step()
     assert_same(dict(model.state_dict()), dict(before))
-    assert "step" not in opt.state[model.weight]
+    assert all("step" not in state for state in opt.state.values())
 
 
 @pytest.mark.parametrize(
@@ -376,9 +390,10 @@ def test_every_stride_turns_alike():
     plain = nn.Parameter(torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     last = nn.Parameter(plain.detach().clone().to(memory_format=torch.channels_last))
     view = nn.Parameter(plain.detach().clone().permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0))
-    opts = [rotational.AdamW([p], weight_decay=0.1) for p in (plain, last, view)]
-    for t, (p, opt) in itertools.product(range(5), zip((plain, last, view), opts, strict=True)):
-        give_gradients([p], t)
+    opt = rotational.AdamW([plain, last, view], weight_decay=0.1)
+    for t in range(5):
+        for p in (plain, last, view):
+            give_gradients([p], t)
         opt.step()
     assert last.is_contiguous(memory_format=torch.channels_last)
     assert_same(values(last), values(plain), 1e-12)

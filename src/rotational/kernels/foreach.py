@@ -142,8 +142,8 @@ def rotate_(batch: Sequence[Piece], u: Directions, *, rotation: float, memory: f
 def _in_rows(piece: Piece) -> bool:
     """Whether the neurons lie one after the other in memory."""
     assert piece.held is not None
-    axes, split = piece.held.neurons.axes, piece.held.neurons.split
-    return axes == tuple(range(len(axes))) and split == 1 and piece.w.is_contiguous()
+    axes = piece.held.neurons.axes
+    return axes == tuple(range(len(axes))) and piece.w.is_contiguous()
 
 
 def _turn_rows_(members: Sequence[tuple[Tensor, Tensor, Held]], size: int, options: _Options) -> None:

@@ -56,8 +56,9 @@
     const ys = traces.flatMap((t) => t.y).filter((y) => y > 0);
     if (!ys.length) return {};
     const high = ys.reduce((a, b) => Math.max(a, b)), low = Math.max(high / 100, ys.reduce((a, b) => Math.min(a, b)));
-    const pad = Math.max(0.04, 0.06 * Math.log10(high / low));
-    return { range: [Math.log10(low) - pad, Math.log10(high) + pad] };
+    const decades = Math.log10(high / low), pad = Math.max(0.04, 0.06 * decades);
+    // Ticks at 1, 2 and 5 where every digit would be too many, and plotly's own choice where the range is short.
+    return { range: [Math.log10(low) - pad, Math.log10(high) + pad], ...(decades > 0.6 ? { dtick: "D2" } : {}) };
   }
   const logged = (traces, title, more = {}) => [traces, layout(title, true, { ...more, yaxis: fit(traces) })];
 
