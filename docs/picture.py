@@ -23,6 +23,7 @@ ARMS = {
 
 
 def main(folder: Path) -> None:
+    """Draw the logs in `folder`."""
     curves = {name: summary.read(folder / name) for name in ARMS}
     steps = max(int(c.step[-1]) for c in curves.values() if c)
     low, high = 4e-3, 0.15

@@ -51,7 +51,7 @@ def gather(records: Records, name: str) -> Arm:
     """Everything that the page shows of one log."""
     run = records.run
     series = [records.series(layer.name) for layer in records.layers]
-    hopes = [expected.of(run, s) for s in series]
+    hopes = [expected.of(s) for s in series]
     curves = records.curves
     losses = {key: _pairs(*curves[key]) for key in ("loss", "val_loss") if key in curves}
     return Arm(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rotational import rule, theory
-from rotational.records import Run, Series
+from rotational.records import Series
 from rotational.rule import Rule
 from rotational.scale import Rms
 
@@ -44,16 +44,16 @@ class Expected:
     moving: bool
 
 
-def of(run: Run, series: Series) -> Expected:
-    """Expectations for one layer of a run, at every step of its series.
+def of(series: Series) -> Expected:
+    """Expectations for one layer, at every step of its series.
 
     A step that was held expects what was held; another, the equilibrium of its group's rule at the lr and
     weight decay of that step, and none where either is 0.
     """
-    known: list[Rule | None] = [None if r is None else rule.from_dict(r) for r in run.rules]
+    rules = [None if r is None else rule.from_dict(r) for r in series.rule]
     rows = [
-        _ask(known[group], lr, wd, series.layer.size)
-        for group, lr, wd in zip(series.group.tolist(), series.lr.tolist(), series.weight_decay.tolist(), strict=True)
+        _ask(known, lr, wd, series.layer.size)
+        for known, lr, wd in zip(rules, series.lr.tolist(), series.weight_decay.tolist(), strict=True)
     ]
     held = np.isfinite(series.held)
     rotation = np.where(held, series.held, [r[0] for r in rows])
