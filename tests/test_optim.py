@@ -339,6 +339,17 @@ def test_all_zero_rows_wait_with_one_warning_that_names_them():
         assert ROWS.angle(before, w.detach())[1] > 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_nothing_is_left_of_constant_neurons(dtype):
+    """Neither the rounding of their mean nor that of their entries, which would be a direction."""
+    for size in range(3, 60):
+        p = nn.Parameter(torch.randn(40, 1, generator=torch.Generator().manual_seed(size)).to(dtype).repeat(1, size))
+        with torch.no_grad():
+            p[:20, ::2] = torch.nextafter(p[:20, ::2], torch.tensor(math.inf, dtype=dtype))
+        rotational.AdamW([p])
+        assert (p == 0).all()
+
+
 def test_a_warning_that_is_an_error_leaves_the_step_untaken():
     model = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)])
     nn.init.zeros_(model[1].weight)

@@ -15,7 +15,7 @@ from rotational.optim.recognise import recognise
 PARAMETERS = [torch.nn.Parameter(torch.ones(3, 4))]
 KNOWN = {
     "SGD": (torch.optim.SGD, {}, rules.sgd()),
-    "SGD without momentum damps nothing": (torch.optim.SGD, {"dampening": 0.5}, rules.sgd()),
+    "SGD without momentum damps nothing": (torch.optim.SGD, {"dampening": 1.0}, rules.sgd()),
     "SGDM": (torch.optim.SGD, {"momentum": 0.9}, rules.sgd(0.9)),
     "SGD with dampening": (torch.optim.SGD, {"momentum": 0.9, "dampening": 0.1}, rules.sgd(0.9, 0.1)),
     "Nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, rules.sgd(0.9, nesterov=True)),
@@ -62,6 +62,16 @@ class Named(Changed):
 class Misnamed(Changed):
     def rule(self, group):
         return "lion"
+
+
+class SGD(torch.optim.Optimizer):
+    """Has torch's name, and another step."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 0.1, "momentum": 0.0, "dampening": 0.0, "nesterov": False})
+
+    def step(self, closure=None):
+        return None
 
 
 class Wrapper:
@@ -147,6 +157,7 @@ def test_a_word_given_beats_the_class():
         torch.optim.Adamax(PARAMETERS),
         torch.optim.LBFGS(PARAMETERS),
         Changed(PARAMETERS),
+        SGD(PARAMETERS),
         Wrapper(Changed(PARAMETERS)),
     ],
     ids=lambda opt: type(opt).__name__,
