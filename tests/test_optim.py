@@ -314,7 +314,7 @@ def test_all_zero_rows_wait_with_one_warning_that_names_them():
     model = nn.ModuleDict({"first": nn.Linear(4, 3), "second": nn.Linear(7, 3)}).double()
     with torch.no_grad():
         model["first"].weight[1] = 0
-        model["second"].weight.fill_(0.1)  # constant: nothing is left of it without its mean
+        model["second"].weight.zero_()
     opt = rotational.AdamW(rotational.groups(model, weight_decay=0.1), lr=0.1)
     w = model["first"].weight
     give_gradients(model.parameters(), 0)
@@ -340,14 +340,20 @@ def test_all_zero_rows_wait_with_one_warning_that_names_them():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_nothing_is_left_of_constant_neurons(dtype):
-    """Neither the rounding of their mean nor that of their entries, which would be a direction."""
+def test_constant_neurons_keep_their_mean_and_turn(dtype):
+    """Nothing would be left of them without it: neither rounding of the mean nor of entries is a direction."""
     for size in range(3, 60):
         p = nn.Parameter(torch.randn(40, 1, generator=torch.Generator().manual_seed(size)).to(dtype).repeat(1, size))
         with torch.no_grad():
             p[:20, ::2] = torch.nextafter(p[:20, ::2], torch.tensor(math.inf, dtype=dtype))
-        rotational.AdamW([p])
-        assert (p == 0).all()
+        before = p.detach().clone()
+        opt = rotational.AdamW([p], update_memory=0.0)
+        assert (p == before).all()
+    give_gradients([p], 0)
+    opt.step()
+    angle = math.atan(opt.param_groups[0]["held"])
+    assert_same(ROWS.angle(before, p.detach()), torch.full((40, 1), angle, dtype=dtype), 1e-3)
+    assert_same(ROWS.norm(p.detach()), ROWS.norm(before), 1e-5)
 
 
 def test_a_warning_that_is_an_error_leaves_the_step_untaken():

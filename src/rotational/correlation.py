@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from rotational.memory import Memory
+from rotational.memory import Memory, sum_of_correlations
 from rotational.rule import Rule
 from rotational.scale import Rms, Sign
 
@@ -51,6 +51,37 @@ class Autocovariance:
     def tau(self) -> float:
         """1 + 2 sum r_k/r_0, the factor by which memory slows the rotation."""
         return 1 + 2 * self.tail() / self.r0
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What the noise of Adam's second moment multiplies: |u|^2, the growth of |w|^2, and the decay."""
+
+    power: float = 1.0
+    growth: float = 1.0
+    decay: float = 1.0
+
+
+@lru_cache(maxsize=256)
+def noise_of_v(rule: Rule) -> Noise:
+    """The corrections for decay that runs through a noisy second moment (L2), to first order in 1 - b2.
+
+    v counts (g + wd w)^2, so 1/sqrt(v) exceeds its mean by 3V/8, and falls where g agrees with w: the decay is
+    multiplied by 1 + 3V/8 - (1-b2) sum_j h_j b2^j / sum_j h_j. All ones for a rule without `kurtosis`.
+    """
+    m, scale = rule.memory, rule.scale
+    if not isinstance(scale, Rms) or scale.kurtosis is None:
+        return Noise()
+    v, half = (scale.kurtosis - 1) * (1 - scale.beta) / (1 + scale.beta), (scale.kurtosis - 1) / 2 * (1 - scale.beta)
+    if scale.first:  # divided before it is remembered: white still, of another variance
+        return Noise(1 + v - 2 * half, 1 + v - 2 * half, 1 + 3 / 8 * v - (1 - scale.beta))
+    kept, noisy, r0 = m.old * m.inflow, autocovariance(rule), m.autocovariance()[0]
+    agreement = (m.new + kept * scale.beta / (1 - m.decay * scale.beta)) / (m.new + kept / (1 - m.decay))
+    return Noise(
+        power=noisy.r0 / r0,
+        growth=(noisy.r0 + 2 * noisy.tail()) / (r0 * sum_of_correlations(m)),
+        decay=1 + 3 / 8 * v - (1 - scale.beta) * agreement,
+    )
 
 
 @lru_cache(maxsize=256)

@@ -14,7 +14,8 @@ import math
 from dataclasses import dataclass
 
 from rotational import _check
-from rotational.correlation import autocovariance
+from rotational.correlation import autocovariance, noise_of_v
+from rotational.memory import sum_of_correlations
 from rotational.rule import Rule
 from rotational.scale import Raw, Rms, Sign
 
@@ -71,6 +72,8 @@ def equilibrium(
     Source: Kosson et al. 2024, table 1, for the leading order; docs/theory.md for the exact forms.
     """
     call = "equilibrium"
+    if not isinstance(rule, Rule):  # pyright: ignore[reportUnnecessaryIsInstance]  a name, say
+        raise TypeError(f"{call}(rule={rule!r}): expected a Rule, such as rotational.rules.adamw().")
     lr = _check.number(call, "lr", lr, low=0)
     weight_decay = _check.number(call, "weight_decay", weight_decay, low=0)
     if size is not None:
@@ -117,16 +120,37 @@ def rate(rule: Rule, lr: float, weight_decay: float) -> float:
                 "the hyperparameters give none. Pass rotation=, a number or another rule such as rules.adamw()."
             )
         case _:
+            if lr * weight_decay >= 1:
+                raise ValueError(
+                    f"rate(lr={lr:g}, weight_decay={weight_decay:g}): lr*weight_decay must be below 1, or one step "
+                    "removes the whole weight."
+                )
             return math.sqrt(2 * _decay_gain(rule) * lr * weight_decay / _tau(rule))
+
+
+def relaxation(rule: Rule, scale_invariant: bool = True) -> int:
+    """The power p for which the distance of |w|^p from its equilibrium falls as exp(-p D t).
+
+    2 where the length of the update does not depend on |w|; 4 for SGD on scale-invariant gradients, which grow
+    as the norm falls; 3 for Adam+L2 there, whose decay grows with it.
+
+    >>> from rotational import rules
+    >>> relaxation(rules.adamw()), relaxation(rules.sgd()), relaxation(rules.adam_l2())
+    (2, 4, 3)
+    """
+    if not scale_invariant or isinstance(rule.scale, Sign):
+        return 2
+    if isinstance(rule.scale, Raw):
+        return 4
+    return 3 if rule.decay == "coupled" else 2
 
 
 def _tau(rule: Rule) -> float:
     """Tau to leading order: Adam's second moment taken as exact, Lion's sign as linear if asked for."""
-    r0, r1 = rule.memory.autocovariance()
     if isinstance(rule.scale, Sign):
         # sign(c) ~ sqrt(2/pi) c/|c|: the growth counts the filter's sum, the length of u counts all of it.
-        return 2 / math.pi / r0
-    return 1 + 2 * r1 / (r0 * (1 - rule.memory.decay))
+        return 2 / math.pi / rule.memory.autocovariance()[0]
+    return sum_of_correlations(rule.memory)
 
 
 def _decay_gain(rule: Rule) -> float:
@@ -166,7 +190,7 @@ class _Noise:
 def _decoupled(rule: Rule, lr: float, weight_decay: float, noise: _Noise) -> Equilibrium:
     x, a = lr * weight_decay, autocovariance(rule)
     raw = isinstance(rule.scale, Raw)
-    half_life = math.log(2) / ((4 if raw and noise.scale_invariant else 2) * x)
+    half_life = math.log(2) / (relaxation(rule, noise.scale_invariant) * x)
     if isinstance(rule.scale, Sign) and rule.scale.linearised:
         tau = _tau(rule)
         square = None if noise.size is None else lr**2 * noise.size * tau / (2 * x)
@@ -182,17 +206,21 @@ def _decoupled(rule: Rule, lr: float, weight_decay: float, noise: _Noise) -> Equ
 
 
 def _coupled(rule: Rule, lr: float, weight_decay: float, noise: _Noise) -> Equilibrium:
-    step, decay, exponent = lr, weight_decay, 4 if noise.scale_invariant else 2
+    step, decay, of_v = lr, weight_decay, noise_of_v(rule)
     if isinstance(rule.scale, Rms):
         if noise.size is None or noise.norm is None:
             return Equilibrium(None, None, None, None, None)
         step = lr / _consistent_rms(rule.scale, rule, lr, weight_decay, noise.size, noise.norm, noise)
+        decay = weight_decay * of_v.decay
         if noise.scale_invariant:
-            # Weights that are large get gradients that are small, and so are decayed a little more.
-            decay, exponent = weight_decay * (1 + 1 / noise.size), 3
+            # Weights that are large get gradients that are small, and so are decayed a little more, as far as
+            # v, a memory of 1/(1-b2) steps, follows the squares of weights that forget in 1/(2 D).
+            forgets = 2 * step * weight_decay * _decay_gain(rule)
+            decay *= 1 + (1 - rule.scale.beta) / (1 - rule.scale.beta + forgets) / noise.size
     k, one_minus_cos = _stationary(rule, step, decay)
-    half_life = math.log(2) / (exponent * step * weight_decay * _decay_gain(rule))
-    return noise.state(noise.settle(k), one_minus_cos, half_life, 1 / (step * weight_decay))
+    half_life = math.log(2) / (relaxation(rule, noise.scale_invariant) * step * weight_decay * _decay_gain(rule))
+    square, turn = noise.settle(k * of_v.growth), one_minus_cos * of_v.power / of_v.growth
+    return noise.state(square, turn, half_life, 1 / (step * weight_decay))
 
 
 def _stationary(rule: Rule, step: float, weight_decay: float) -> tuple[float, float]:

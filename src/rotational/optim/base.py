@@ -111,11 +111,20 @@ class RotationalOptimizer(Optimizer):
 
     def _center(self, group: Group) -> None:
         if group["center"]:
-            for i, units in self._plan(group, range(len(group["params"]))).turning:
-                _center_(group["params"][i], units)
+            for p, units in zip(group["params"], self._units(group), strict=True):
+                if units is not None:
+                    _center_(p, units)
 
     def _control(self, group: Group) -> Control:
         return Control(group["units"], group["center"], group["update_memory"], group["rotation"], type(self).__name__)
+
+    def _units(self, group: Group) -> Sequence[Neurons | None]:
+        """What turns as one in each parameter of a group; None where the plain rule applies."""
+        if not group["rotational"]:
+            return (None,) * len(group["params"])
+        known: Sequence[Neurons] | None = group.get("neurons")
+        shapes = tuple(p.shape for p in group["params"])
+        return _units(group["units"], group["center"], None if known is None else tuple(known), shapes)
 
     # The step ---------------------------------------------------------------------------------------------
 
@@ -161,10 +170,7 @@ class RotationalOptimizer(Optimizer):
                 f"{call}.rule: the step divides after it remembers, by the mean square; {rule.name} does not. Name a "
                 "rule such as rotational.rules.adamw()."
             )
-        units: Sequence[Neurons | None] = (None,) * len(group["params"])
-        if group["rotational"]:
-            known, shapes = group.get("neurons"), tuple(p.shape for p in group["params"])
-            units = _units(control.units, control.center, known and tuple(known), shapes)
+        units = self._units(group)
         turning = [(i, n) for i in indices if (n := units[i]) is not None]
         plain = [i for i in indices if units[i] is None]
         rotation = control.rotation(rule, lr, weight_decay, group.get("steps", 0)) if turning else 0.0
@@ -277,7 +283,7 @@ class RotationalOptimizer(Optimizer):
 def _units(
     units: str | Neurons, center: bool, known: tuple[Neurons, ...] | None, shapes: tuple[torch.Size, ...]
 ) -> tuple[Neurons | None, ...]:
-    """What turns as one in each parameter; None where nothing does and the plain rule applies.
+    """What turns as one in tensors of these shapes; None where nothing does.
 
     Without a partition, tensors of two and more axes have rows for neurons and the others have none.
     Neurons of too few weights to have a direction take the plain rule.
@@ -291,16 +297,18 @@ def _units(
 
 @torch.no_grad()
 def _center_(p: Tensor, units: Neurons) -> None:
-    """Take the mean out of every neuron that has one; those without keep every bit."""
+    """Take the mean out of every neuron that has one; those without keep every bit.
+
+    A constant neuron (a gain of ones, say) is nothing but its mean: it keeps it, and turns away from it.
+    """
     w = units.view(p)
     norm, mean = units.norm(p), units.mean(p)
     rounding = (16 * torch.finfo(norm.dtype).eps + torch.finfo(p.dtype).eps) * norm
     centred = w - mean
     centred -= Neurons(units.axes).mean(centred)  # where the mean was most of the neuron, its rounding shows
     # What is left of a constant neuron is the rounding of its mean, not a direction.
-    length = Neurons(units.axes).norm(centred)
-    centred = torch.where(length > rounding, centred, 0.0)
-    w.copy_(torch.where(mean.abs() * units.size(p.shape) ** 0.5 > rounding, centred, w))
+    varies = Neurons(units.axes).norm(centred) > rounding
+    w.copy_(torch.where(varies & (mean.abs() * units.size(p.shape) ** 0.5 > rounding), centred, w))
 
 
 def _name(group: Group, index: int) -> str:
