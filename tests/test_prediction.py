@@ -64,7 +64,7 @@ def test_a_held_group_is_predicted_by_what_it_holds(make, options, rotation):
     assert p.held
     assert p.half_life == 0
     assert_same(p.rotation, rotation, 1e-12)
-    assert "held from the first step" in str(p)
+    assert "held" in str(p)
     opt.param_groups[0]["params"][0].grad = torch.randn(8, 64)
     opt.step()
     assert_same(opt.param_groups[0]["held"], p.rotation, 1e-12)
@@ -102,7 +102,7 @@ def test_without_decay_there_is_no_equilibrium(options):
     for make in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD):
         p = rotational.predict(make(layer(), **options))[0]
         assert p.rotation == 0
-        assert "no equilibrium" in str(p)
+        assert ("nothing moves" if p.lr == 0 else "no equilibrium") in str(p)
 
 
 def test_groups_without_neurons_are_said_to_have_none():

@@ -37,6 +37,14 @@ def number(
     return x
 
 
+def whole(call: str, name: str, value: Any, *, low: int = 1) -> int:
+    """Return `value` as an int, `low` or above, or raise a sentence."""
+    x = number(call, name, value, low=low)
+    if x != int(x):
+        raise ValueError(f"{call}({name}={value!r}): expected a whole number.")
+    return int(x)
+
+
 def pair(call: str, name: str, value: Any) -> tuple[float, float]:
     """Return two decay factors, each in [0, 1)."""
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else None

@@ -51,12 +51,12 @@ def _predict(options: argparse.Namespace) -> int:
         print(json.dumps(_as_json(options, rule, state), indent=2))
         return 0
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2))
-    for name, value in _rows(options, state):
+    for name, value in _rows(options, rule, state):
         table.add_row(name, value)
     console = Console(highlight=False)
     console.print(f"[bold]{rule.name}[/bold]  lr {options.lr:g}  weight decay {options.weight_decay:g}")
     console.print(table)
-    console.print(_sentence(options, state))
+    console.print(_sentence(options, rule, state))
     return 0
 
 
@@ -90,21 +90,17 @@ def _rule(options: argparse.Namespace) -> Rule:
     return make[name](**taken)
 
 
-def _rows(options: argparse.Namespace, state: Equilibrium) -> list[tuple[str, str]]:
-    missing = [
-        flag
-        for flag, value in (("--fan-in", options.fan_in), ("--gradient-norm", options.gradient_norm))
-        if value is None
-    ]
-    unknown = f"needs {' and '.join(missing)}" if missing else "none"
-    turn = None if state.rotation is None else f"{state.rotation:.3g} rad/step  ({math.degrees(state.rotation):.3g}°)"
-    norm = None if state.norm is None else "grows without end" if math.isinf(state.norm) else f"{state.norm:.4g}"
+def _rows(options: argparse.Namespace, rule: Rule, state: Equilibrium) -> list[tuple[str, str]]:
+    def shown(field: str, value: str) -> str:
+        return _needed(options, rule, field) if getattr(state, field) is None else value
+
+    rotation, norm = state.rotation or 0.0, state.norm or 0.0
     memory = math.inf if _product(options) == 0 else 1 / _product(options)
     rows = [
-        ("rotation", turn or unknown),
-        ("norm", norm or unknown),
-        ("update size", unknown if state.update is None else f"{state.update:.3g} per step"),
-        ("half-life", unknown if state.half_life is None else _steps(state.half_life)),
+        ("rotation", shown("rotation", f"{rotation:.3g} rad/step  ({math.degrees(rotation):.3g}°)")),
+        ("norm", shown("norm", "grows without end" if math.isinf(norm) else f"{norm:.4g}")),
+        ("update size", shown("update", f"{state.update or 0.0:.3g} per step")),
+        ("half-life", shown("half_life", _steps(state.half_life or 0.0))),
         ("1/(lr*wd)", _steps(memory)),
     ]
     if state.timescale is not None and not math.isclose(state.timescale, memory):
@@ -112,20 +108,39 @@ def _rows(options: argparse.Namespace, state: Equilibrium) -> list[tuple[str, st
     return rows
 
 
-def _sentence(options: argparse.Namespace, state: Equilibrium) -> str:
-    """What the numbers mean, plainly."""
+def _needed(options: argparse.Namespace, rule: Rule, field: str) -> str:
+    """Which inputs a value that is not known waits for: theory is asked with each of them filled in."""
     if _product(options) == 0:
+        return "stays as it is" if options.lr == 0 else "has no end value"
+    missing = {"--fan-in": options.fan_in is None, "--gradient-norm": options.gradient_norm is None}
+    flags = [flag for flag, absent in missing.items() if absent]
+    for chosen in [[flag] for flag in flags] + [flags]:
+        size = 100 if "--fan-in" in chosen else options.fan_in
+        gradient_norm = 1.0 if "--gradient-norm" in chosen else options.gradient_norm
+        state = theory.equilibrium(rule, options.lr, options.weight_decay, size=size, gradient_norm=gradient_norm)
+        if getattr(state, field) is not None:
+            return f"needs {' and '.join(chosen)}"
+    raise AssertionError(f"{rule.name}: {field} is never known")
+
+
+def _sentence(options: argparse.Namespace, rule: Rule, state: Equilibrium) -> str:
+    """What the numbers mean, plainly."""
+    if options.lr == 0:
+        return "Without a learning rate nothing moves."
+    if options.weight_decay == 0:
         return "Without weight decay there is no equilibrium: norms keep growing, and rotation keeps falling."
     if state.rotation is None or state.half_life is None:
         return (
             "Under L2 regularisation the decay is divided by the size of the gradient too, so each layer turns at a "
             "rate of its own: give --fan-in and --gradient-norm (at length 1) of a layer to see its rate."
         )
-    # From far below, |w|^2 comes to within a tenth of its equilibrium in log2(10) = 3.3 half-lives.
-    arrival = state.half_life * math.log2(10)
+    # From far below, |w|^p grows as 1 - 2^(-t/half-life), and |w| is within 5% once |w|^p is above 0.95^p.
+    power = theory.relaxation(rule, not options.scale_sensitive)
+    arrival = -state.half_life * math.log2(1 - 0.95**power)
     return (
         f"Neurons settle at an average turn of {math.degrees(state.rotation):.3g}° per step. From a norm far "
-        f"below, they come within 5% of it in about {_steps(arrival)}: a run shorter than that never gets there."
+        f"below, it takes at least about {_steps(arrival)} to come within 5% of it: a run shorter than that never "
+        "gets there."
     )
 
 
@@ -143,7 +158,7 @@ def _as_json(options: argparse.Namespace, rule: Rule, state: Equilibrium) -> dic
         "update": state.update,
         "half_life": state.half_life,
         "timescale": state.timescale,
-        "meaning": _sentence(options, state),
+        "meaning": _sentence(options, rule, state),
     }
     # JSON has no infinity; the sentence says what null means there.
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
@@ -181,6 +196,10 @@ def _demo(options: argparse.Namespace) -> int:
         title="Four ways to train one small GPT",
         table=results.rows,
     )
+    if results.interrupted:
+        left = [name for name in options.arms or demo.ARMS if name not in {arm.name for arm in results.arms}]
+        rest = f"; not begun: {', '.join(left)}" if left else ""
+        console.print(f"Interrupted: the table is of what ran{rest}.")
     console.print(f"Report: {out}")
     return 130 if results.interrupted else 0
 

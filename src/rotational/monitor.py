@@ -100,10 +100,10 @@ class Log:
         title: str | None,
         notes: Mapping[str, Any] | None,
     ) -> None:
-        self.every = _whole("every", every)
+        self.every = _check.whole("watch", "every", every)
         self.steps = 0
         self.latest: float | None = None
-        self._keep = None if keep is None else _whole("keep", keep)
+        self._keep = None if keep is None else _check.whole("watch", "keep", keep)
         _kind("rule", rule, Rule, "a Rule, such as rotational.rules.adamw(betas=(0.9, 0.999))")
         _kind("path", path, str | Path, "a path")
         _kind("title", title, str, "a string")
@@ -358,13 +358,6 @@ def _noted(name: str, value: Any) -> float:
 
 
 # Checks ---------------------------------------------------------------------------------------------------
-
-
-def _whole(name: str, value: Any) -> int:
-    number = _check.number("watch", name, value, low=1)
-    if number != int(number):
-        raise ValueError(f"watch({name}={value!r}): expected a whole number.")
-    return int(number)
 
 
 def _kind(name: str, value: Any, kind: type | UnionType, expected: str) -> None:

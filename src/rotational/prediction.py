@@ -52,8 +52,10 @@ class GroupPrediction:
         if not self.equilibrium:
             return head + "no neurons, nothing that rotates"
         if self.held:
-            return head + f"rotation {_angle(self.rotation)} held from the first step, norms stay where they start"
-        if self.weight_decay == 0 or self.lr == 0:
+            return head + f"rotation {_angle(self.rotation)} held, norms stay where they start"
+        if self.lr == 0:
+            return head + "nothing moves"
+        if self.weight_decay == 0:
             return head + "no decay, so no equilibrium: norms grow and rotation falls as training goes on"
         if self.rotation is None:
             return (

@@ -77,7 +77,7 @@ def equilibrium(
     lr = _check.number(call, "lr", lr, low=0)
     weight_decay = _check.number(call, "weight_decay", weight_decay, low=0)
     if size is not None:
-        size = int(_check.number(call, "size", size, low=1))
+        size = _check.whole(call, "size", size)
     if gradient_norm is not None:
         gradient_norm = _check.number(call, "gradient_norm", gradient_norm, low=0, above=True)
     x = lr * weight_decay

@@ -82,10 +82,10 @@ def walk(
     lrs, decays = _schedule("lr", lr, steps), _schedule("weight_decay", weight_decay, steps)
     rng = np.random.default_rng(seed)
     w = rng.standard_normal((neurons, size))
-    w *= _column(norm, neurons) / ROWS.norm(w)
+    w *= _column("norm", norm, neurons) / ROWS.norm(w)
     directions = _directions(rule, w.shape)
     next(directions)
-    strength = _column(gradient_norm, neurons)
+    strength = _column("gradient_norm", gradient_norm, neurons)
 
     kept: list[tuple[int, Floats, Floats, Floats]] = []
     for t in range(steps):
@@ -154,5 +154,12 @@ def _schedule(name: str, value: float | Sequence[float], steps: int) -> Floats:
     return np.broadcast_to(values, (steps,))
 
 
-def _column(value: ArrayLike, neurons: int) -> Floats:
-    return np.broadcast_to(np.asarray(value, dtype=np.float64).reshape(-1, 1), (neurons, 1))
+def _column(name: str, value: ArrayLike, neurons: int) -> Floats:
+    values = np.asarray(value, dtype=np.float64).reshape(-1, 1)
+    if len(values) not in (1, neurons):
+        raise ValueError(
+            f"walk({name}=[{len(values)} values]): expected a number, or one for each of {neurons} neurons."
+        )
+    if not np.all(np.isfinite(values) & (values > 0)):
+        raise ValueError(f"walk({name}=...): expected finite values above 0.")
+    return np.broadcast_to(values, (neurons, 1))

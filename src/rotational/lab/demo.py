@@ -112,7 +112,12 @@ def run(
     ]
     if not chosen:
         raise ValueError(f"demo(arms=[]): expected one or more of {', '.join(ARMS)}.")
-    task = Task(_whole("steps", steps, 1), _whole("every", every, 1), _whole("seed", seed, 0), shape=shape)
+    task = Task(
+        steps=_check.whole("demo", "steps", steps),
+        every=_check.whole("demo", "every", every),
+        seed=_check.whole("demo", "seed", seed, low=0),
+        shape=shape,
+    )
     source = corpus(text)
     folder = _free(Path(out))
     if console is not None:
@@ -151,13 +156,6 @@ def _row(arm: Result) -> list[str]:
 
 def _angle(radians: float | None) -> str:
     return "" if radians is None else f"{radians:.4f}"
-
-
-def _whole(name: str, value: int, low: int) -> int:
-    number = _check.number("demo", name, value, low=low)
-    if number != int(number):
-        raise ValueError(f"demo({name}={value!r}): expected a whole number.")
-    return int(number)
 
 
 def _free(out: Path) -> Path:

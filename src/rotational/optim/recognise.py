@@ -25,6 +25,8 @@ def recognise(optimizer: Any, rule: Rule | None = None, call: str = "recognise")
     >>> recognise(opt)[0].name
     'adamw'
     """
+    if not hasattr(optimizer, "param_groups"):
+        raise TypeError(f"{call}({type(optimizer).__name__}): expected an optimizer, an object with param_groups.")
     groups: list[dict[str, Any]] = list(optimizer.param_groups)
     if rule is not None:
         return (rule,) * len(groups)
