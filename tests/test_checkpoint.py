@@ -275,3 +275,12 @@ def test_other_groups_are_refused_as_torch_refuses_them():
 
 if __name__ == "__main__":
     go_on(Path(sys.argv[1]))
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    p, q = (torch.nn.Parameter(torch.randn(3, 4)) for _ in "pq")
+    saved = rotational.SGD([p], weight_decay=0.1).state_dict()
+    opt = rotational.AdamW([q])
+    with pytest.raises(ValueError, match="no betas: it is of another optimizer"):
+        opt.load_state_dict(saved)
+    assert "momentum" not in opt.param_groups[0]

@@ -636,3 +636,20 @@ def test_large_parameters_are_cut_to_the_same_numbers(monkeypatch):
         results.append([p.detach().clone() for p in parameters])
     for got in results[1:]:
         assert_same(got, results[0], 1e-14)
+
+
+@pytest.mark.parametrize(
+    ("group", "says"),
+    [
+        ({"rotatoinal": False}, "'rotatoinal'; write 'rotational'"),
+        ({"wieght_decay": 0.3}, "write 'weight_decay'"),
+        ({"center": "yes"}, "center='yes'.: expected True or False"),
+        ({"rotational": "no"}, "rotational='no'.: expected True or False"),
+        ({"foreach": 1}, "foreach=1.: expected True or False"),
+        ({"betas": (1.0, 0.9)}, "AdamW: adamw.betas"),
+    ],
+)
+def test_slips_in_a_group_are_a_sentence(group, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        rotational.AdamW([{"params": [weight()], **group}])
+    rotational.AdamW([{"params": [weight()], "name": "mine", "initial_lr": 0.1, "max_momentum": 0.9}])

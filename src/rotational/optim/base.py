@@ -9,6 +9,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -101,6 +102,13 @@ class RotationalOptimizer(Optimizer):
                 f"{call}: a group has {len(group['params'])} parameters but {len(known)} entries in 'neurons'; take "
                 "both from rotational.groups(model, weight_decay=...)."
             )
+        for flag in ("rotational", "center", "maximize", "foreach"):
+            if not (isinstance(group[flag], bool) or (flag == "foreach" and group[flag] is None)):
+                raise TypeError(f"{call}({flag}={group[flag]!r}): expected True or False.")
+        for key in group.keys() - self.defaults.keys():
+            # A slip of the pen would leave the default in force without a word; other keys are the user's own.
+            if near := get_close_matches(str(key), self.defaults, n=1, cutoff=0.85):
+                raise ValueError(f"{call}: a group has the option {key!r}; write {near[0]!r}.")
         control = self._control(group)
         for i, p in enumerate(group["params"]):
             if p.is_complex():
@@ -164,7 +172,11 @@ class RotationalOptimizer(Optimizer):
         call = type(self).__name__
         lr = _check.number(call, "lr", group["lr"], low=0)
         weight_decay = _check.number(call, "weight_decay", group["weight_decay"], low=0)
-        rule, control = self.rule(group), self._control(group)
+        control = self._control(group)
+        try:
+            rule = self.rule(group)
+        except ValueError as error:  # of the rule's own function: say whose options they are
+            raise ValueError(f"{call}: {error}") from None
         if isinstance(rule.scale, Rms) and (rule.scale.first or rule.scale.centered):
             raise ValueError(
                 f"{call}.rule: the step divides after it remembers, by the mean square; {rule.name} does not. Name a "

@@ -54,6 +54,8 @@ def check(call: str, live: Sequence[Group], saved: Sequence[Group]) -> None:
                 f"{where} other neurons or units. Build the optimizer with the same rotational.groups(model, ...) "
                 "and units= as when it was saved."
             )
+        if missing := [key for key in ("betas", "momentum") if key in here and key not in there]:
+            raise ValueError(f"{where} no {missing[0]}: it is of another optimizer than {call}.")
         if there.get("rotation") == FUNCTION and not callable(here.get("rotation")):
             raise ValueError(f"{where} rotation= a function, which no file holds. Pass it to the optimizer again.")
         if there.get("amsgrad"):
