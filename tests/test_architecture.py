@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "layers": {"_check", "neurons"},
     # two independent witnesses
     "correlation": {"memory", "scale", "rule"},
-    "theory": {"_check", "scale", "rule", "correlation"},
+    "theory": {"_check", "memory", "scale", "rule", "correlation"},
     "walk": {"_check", "neurons", "scale", "rule"},
     # control
     "rotate": {"_array", "neurons"},

@@ -545,7 +545,7 @@ def running(**options):
     model = layers()
     groups = rotational.groups(model, weight_decay=0.1)
     last = nn.Parameter(torch.randn(4, 5, dtype=torch.float64))
-    opt = rotational.AdamW([*groups, {"params": [("last", last)], "weight_decay": 0.1}], **options)
+    opt = rotational.AdamW([*groups, {"params": [last], "param_names": ["last"], "weight_decay": 0.1}], **options)
     parameters = [*model.parameters(), last]
     for t in range(2):
         give_gradients(parameters, t)
@@ -608,7 +608,7 @@ def test_a_group_that_is_refused_leaves_the_optimizer_as_it_was(group, says):
     p = nn.Parameter(torch.randn(4, 5) + 1)
     kept = p.detach().clone()
     with pytest.raises(ValueError, match=says):
-        opt.add_param_group({"params": [("p", p)], **group})
+        opt.add_param_group({"params": [p], "param_names": ["p"], **group})
     assert_same(list(snapshot(opt)), list(before))
     assert p not in opt.state
     assert_same(p.detach(), kept)
@@ -617,7 +617,7 @@ def test_a_group_that_is_refused_leaves_the_optimizer_as_it_was(group, says):
 def test_a_group_may_be_added_later():
     opt, parameters = running()
     p = nn.Parameter(torch.randn(4, 5, dtype=torch.float64) + 1)
-    opt.add_param_group({"params": [("p", p)], "weight_decay": 0.1, "update_memory": 0.0})
+    opt.add_param_group({"params": [p], "param_names": ["p"], "weight_decay": 0.1, "update_memory": 0.0})
     assert (ROWS.mean(p.detach()).abs() < 1e-15).all()
     norm = ROWS.norm(p.detach())
     give_gradients([*parameters, p], 2)

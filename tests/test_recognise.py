@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -20,7 +21,6 @@ KNOWN = {
     "SGD with dampening": (torch.optim.SGD, {"momentum": 0.9, "dampening": 0.1}, rules.sgd(0.9, 0.1)),
     "Nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, rules.sgd(0.9, nesterov=True)),
     "Adam": (torch.optim.Adam, {"betas": (0.8, 0.9)}, rules.adam_l2((0.8, 0.9))),
-    "Adam, decoupled": (torch.optim.Adam, {"decoupled_weight_decay": True}, rules.adamw()),
     "Adam with tensors": (
         torch.optim.Adam,
         {"lr": torch.tensor(0.1), "betas": (torch.tensor(0.5), torch.tensor(0.75)), "foreach": False},
@@ -40,6 +40,8 @@ KNOWN = {
     "our Adam": (rotational.Adam, {"rotation": 0.1}, rules.adam_l2()),
     "our Lion": (rotational.Lion, {"weight_decay": 0.1}, rules.lion()),
 }
+if "decoupled_weight_decay" in inspect.signature(torch.optim.Adam).parameters:  # since torch 2.7
+    KNOWN["Adam, decoupled"] = (torch.optim.Adam, {"decoupled_weight_decay": True}, rules.adamw())
 
 
 class Kept(torch.optim.AdamW):

@@ -1,1 +1,1 @@
-"""The step of an optimizer over lists of tensors. So far one way to run it: torch's foreach operations."""
+"""The step of an optimizer over lists of tensors: `pieces` cuts the work, `foreach` does it with torch's operations."""
