@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +19,7 @@ from pathlib import Path
 import torch
 
 import rotational
+from machine import machine
 
 Shape = tuple[int, ...]
 
@@ -94,26 +93,6 @@ def timed(step: Callable[[], object], repeats: int) -> float:
     for _ in range(repeats):
         step()
     return (time.perf_counter() - start) / repeats
-
-
-def machine() -> dict[str, object]:
-    """Where this was measured."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [x.partition(":")[2].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
-        if (info.exists())
-        else []
-    )
-    return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "rotational": rotational.__version__,
-    }
 
 
 def main() -> None:

@@ -72,14 +72,14 @@ def noise_of_v(rule: Rule) -> Noise:
     m, scale = rule.memory, rule.scale
     if not isinstance(scale, Rms) or scale.kurtosis is None:
         return Noise()
-    v, half = (scale.kurtosis - 1) * (1 - scale.beta) / (1 + scale.beta), (scale.kurtosis - 1) / 2 * (1 - scale.beta)
+    v, own = _noise(scale.beta, scale.kurtosis)
     if scale.first:  # divided before it is remembered: white still, of another variance
-        return Noise(1 + v - 2 * half, 1 + v - 2 * half, 1 + 3 / 8 * v - (1 - scale.beta))
+        return Noise(1 + v - 2 * own, 1 + v - 2 * own, 1 + 3 / 8 * v - (1 - scale.beta))
     kept, noisy, r0 = m.old * m.inflow, autocovariance(rule), m.autocovariance()[0]
     agreement = (m.new + kept * scale.beta / (1 - m.decay * scale.beta)) / (m.new + kept / (1 - m.decay))
     return Noise(
         power=noisy.r0 / r0,
-        growth=(noisy.r0 + 2 * noisy.tail()) / (r0 * sum_of_correlations(m)),
+        growth=noisy.r0 * noisy.tau / (r0 * sum_of_correlations(m)),
         decay=1 + 3 / 8 * v - (1 - scale.beta) * agreement,
     )
 
@@ -133,8 +133,7 @@ def _second_moment(memory: Memory, b2: float, kurtosis: float, r0: float, r1: fl
     u = c/sqrt(v) = c (1 - e/2 + 3e^2/8): with E e_t e_{t+k} = V b2^k, and gradients that stand both in c and
     in e,  r_k = r_k^c (1 + 3V/4 + V b2^k/4) - N (1 + b2^k) S_k,  S_k = sum_j h_j h_{j+k} b2^j.
     """
-    v = (kurtosis - 1) * (1 - b2) / (1 + b2)
-    noise = (kurtosis - 1) / 2 * (1 - b2)
+    v, noise = _noise(b2, kurtosis)
     kept = memory.old * memory.inflow  # impulse response: h_0 = new, h_j = kept decay^(j-1)
     shared = b2 / (1 - memory.decay**2 * b2)
     s0 = memory.new**2 + kept**2 * shared
@@ -144,3 +143,8 @@ def _second_moment(memory: Memory, b2: float, kurtosis: float, r0: float, r1: fl
         (r1 * (1 + 0.75 * v) - noise * s1, b2 * (0.25 * v * r1 - noise * s1)),
         (memory.decay, memory.decay * b2),
     )
+
+
+def _noise(b2: float, kurtosis: float) -> tuple[float, float]:
+    """V, the variance of the second moment's relative error e, and N, half of what one gradient adds to e."""
+    return (kurtosis - 1) * (1 - b2) / (1 + b2), (kurtosis - 1) / 2 * (1 - b2)

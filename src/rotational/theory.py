@@ -80,13 +80,7 @@ def equilibrium(
         size = _check.whole(call, "size", size)
     if gradient_norm is not None:
         gradient_norm = _check.number(call, "gradient_norm", gradient_norm, low=0, above=True)
-    x = lr * weight_decay
-    if x >= 1:
-        raise ValueError(
-            f"{call}(lr={lr:g}, weight_decay={weight_decay:g}): lr*weight_decay must be below 1, or one step "
-            "removes the whole weight."
-        )
-    if x == 0:
+    if _product(call, lr, weight_decay) == 0:
         still = 0.0 if lr == 0 else None
         return Equilibrium(0.0, math.inf if lr else None, still, math.inf, math.inf)
     if isinstance(rule.scale, Sign) and rule.decay == "coupled":
@@ -120,12 +114,16 @@ def rate(rule: Rule, lr: float, weight_decay: float) -> float:
                 "the hyperparameters give none. Pass rotation=, a number or another rule such as rules.adamw()."
             )
         case _:
-            if lr * weight_decay >= 1:
-                raise ValueError(
-                    f"rate(lr={lr:g}, weight_decay={weight_decay:g}): lr*weight_decay must be below 1, or one step "
-                    "removes the whole weight."
-                )
-            return math.sqrt(2 * _decay_gain(rule) * lr * weight_decay / _tau(rule))
+            return math.sqrt(2 * _decay_gain(rule) * _product("rate", lr, weight_decay) / _tau(rule))
+
+
+def _product(call: str, lr: float, weight_decay: float) -> float:
+    if lr * weight_decay >= 1:
+        raise ValueError(
+            f"{call}(lr={lr:g}, weight_decay={weight_decay:g}): lr*weight_decay must be below 1, or one step "
+            "removes the whole weight."
+        )
+    return lr * weight_decay
 
 
 def relaxation(rule: Rule, scale_invariant: bool = True) -> int:
