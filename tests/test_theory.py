@@ -8,7 +8,7 @@ import pytest
 from rotational import rules, theory
 from rotational.memory import Memory
 from rotational.rule import Rule, from_dict
-from rotational.scale import Raw, Rms, Sign
+from rotational.scale import Polar, Raw, Rms
 from rotational.theory import equilibrium, rate
 
 SMALL = 1e-9  # lr*wd at which only the leading order is left
@@ -234,7 +234,7 @@ def test_wrong_numbers_are_a_sentence(arguments, says):
 
 def test_rules_without_a_law_are_refused():
     with pytest.raises(ValueError, match="no law"):
-        equilibrium(Rule(rules.lion().memory, Sign(), "coupled", "signum_l2"), 1e-3, 0.1)
+        equilibrium(Rule(rules.muon().memory, Polar(), "coupled", "muon_l2"), 1e-3, 0.1)
     with pytest.raises(ValueError, match="Pass rotation="):
         rate(rules.adam_l2(), 1e-3, 0.1)
 

@@ -13,10 +13,12 @@ from rotational.walk import walk  # at once: loaded later, the module would shad
 
 if TYPE_CHECKING:
     from rotational import rules
+    from rotational.forecasts import forecast
     from rotational.layers import groups, partition
     from rotational.monitor import watch
     from rotational.neurons import Neurons
     from rotational.optim.named import SGD, Adam, AdamW, Lion
+    from rotational.outlook import Forecast
     from rotational.prediction import predict
     from rotational.rule import Rule
     from rotational.theory import Equilibrium, equilibrium
@@ -27,7 +29,9 @@ _HOME = {
     "AdamW": "optim.named",
     "Lion": "optim.named",
     "Equilibrium": "theory",
+    "Forecast": "outlook",
     "equilibrium": "theory",
+    "forecast": "forecasts",
     "Neurons": "neurons",
     "Rule": "rule",
     "groups": "layers",
@@ -41,10 +45,12 @@ __all__ = [
     "Adam",
     "AdamW",
     "Equilibrium",
+    "Forecast",
     "Lion",
     "Neurons",
     "Rule",
     "equilibrium",
+    "forecast",
     "groups",
     "partition",
     "predict",

@@ -1,9 +1,13 @@
 """How the update of a rule correlates with itself over time, when gradients are white noise.
 
-    r_k    E[u_t u_{t+k}] per weight, for gradients of unit variance
-    H(d)   sum over k >= 1 of d^(k-1) r_k: what past updates, still in the weights, say of the next one
-    tau    1 + 2 sum r_k/r_0
+    rho_k   correlation of the filtered gradient c with itself, k steps apart: rho_1 decay^(k-1)
+    r_k     E<u_t, u_{t+k}> of the update, in units of the amplitude squared: sum_i w_i e_i^(k-1) rho_k^(n_i)
+    H(d)    sum over k >= 1 of d^(k-1) r_k: what past updates, still in the weights, say of the next one
+    tau     1 + 2 sum r_k/r_0
 
+A linear rule has the one term rho_k. A sign or an orthogonal factor is an odd function of normal variables, so its
+correlation is a series in odd powers of theirs. Each power of a geometric series is a geometric series, so all
+rules are sums of a few poles, and that is what theory and forecasts are written in.
 Only theory reads this: it is where a rule's memory and scale become numbers.
 """
 
@@ -12,95 +16,76 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from rotational.memory import Memory, sum_of_correlations
+from rotational.memory import Memory
+
 from rotational.rule import Rule
-from rotational.scale import Rms, Sign
+from rotational.scale import Max, Polar, Rms, Sign
+
+Shape = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Autocovariance:
-    """r_0, and beyond it r_k = sum_i weights[i] poles[i]^(k-1) + rest[k-1].
+class Correlation:
+    """r_0 = `power`, r_k = sum_i weights[i] extras[i]^(k-1) rho_k^powers[i], in units of the amplitude squared.
 
-    `lift` and `spread` are what a sign adds for scale-invariant gradients, to be divided by the size C of
-    the neuron: to the tail, and to the relative square of the rotation (see `_signs`).
-
-    >>> from rotational import rules
-    >>> a = autocovariance(rules.sgd(momentum=0.9))
-    >>> round(a.tau, 6), round(a.r0, 4)
-    (19.0, 5.2632)
+    The amplitude is |c| for a raw step, |c|/sqrt(v) for one divided by its RMS, and for a sign or an orthogonal
+    factor a constant: sqrt(C), or the RMS length of a row. `decay` is what the noise of the second moment multiplies
+    a coupled decay by. `lift` and `spread` are what a sign adds for scale-invariant gradients, to be divided by the
+    size C of the neuron: to H, and to the relative square of the rotation (see `_signs`).
     """
 
-    r0: float
-    weights: tuple[float, ...]
-    poles: tuple[float, ...]
-    rest: np.ndarray | None = None
+    power: float = 1.0
+    weights: tuple[float, ...] = (1.0,)
+    powers: tuple[int, ...] = (1,)
+    extras: tuple[float, ...] = (1.0,)
+    decay: float = 1.0
     lift: float = 0.0
     spread: float = 0.0
 
-    def tail(self, d: float = 1.0) -> float:
-        """H(d) = sum over k >= 1 of d^(k-1) r_k."""
-        total = sum(w / (1 - d * p) for w, p in zip(self.weights, self.poles, strict=True))
-        if self.rest is not None:
-            total += float(self.rest @ d ** np.arange(len(self.rest)))
-        return total
-
     @property
-    def tau(self) -> float:
-        """1 + 2 sum r_k/r_0, the factor by which memory slows the rotation."""
-        return 1 + 2 * self.tail() / self.r0
+    def plain(self) -> bool:
+        """Whether there is one pole only, that of the memory."""
+        return len(self.weights) == 1
 
+    def tail(self, memory: Memory, d: Any = 1.0) -> Any:
+        """H(d) of a memory that is full; `d` may be an array.
 
-@dataclass(frozen=True)
-class Noise:
-    """What the noise of Adam's second moment multiplies: |u|^2, the growth of |w|^2, and the decay."""
-
-    power: float = 1.0
-    growth: float = 1.0
-    decay: float = 1.0
-
-
-@lru_cache(maxsize=256)
-def noise_of_v(rule: Rule) -> Noise:
-    """The corrections for decay that runs through a noisy second moment (L2), to first order in 1 - b2.
-
-    v counts (g + wd w)^2, so 1/sqrt(v) exceeds its mean by 3V/8, and falls where g agrees with w: the decay is
-    multiplied by 1 + 3V/8 - (1-b2) sum_j h_j b2^j / sum_j h_j. All ones for a rule without `kurtosis`.
-    """
-    m, scale = rule.memory, rule.scale
-    if not isinstance(scale, Rms) or scale.kurtosis is None:
-        return Noise()
-    v, own = _noise(scale.beta, scale.kurtosis)
-    if scale.first:  # divided before it is remembered: white still, of another variance
-        return Noise(1 + v - 2 * own, 1 + v - 2 * own, 1 + 3 / 8 * v - (1 - scale.beta))
-    kept, noisy, r0 = m.old * m.inflow, autocovariance(rule), m.autocovariance()[0]
-    agreement = (m.new + kept * scale.beta / (1 - m.decay * scale.beta)) / (m.new + kept / (1 - m.decay))
-    return Noise(
-        power=noisy.r0 / r0,
-        growth=noisy.r0 * noisy.tau / (r0 * sum_of_correlations(m)),
-        decay=1 + 3 / 8 * v - (1 - scale.beta) * agreement,
-    )
+        >>> from rotational.memory import ema
+        >>> 1 + 2 * Correlation().tail(ema(0.9))       # tau = (1 + b1)/(1 - b1)
+        19.000000000000004
+        """
+        r0, r1 = memory.autocovariance()
+        rho, poles = r1 / r0, zip(self.weights, self.powers, self.extras, strict=True)
+        return sum((w * rho**n / (1 - d * memory.decay**n * e) for w, n, e in poles), 0.0 * d)
 
 
 @lru_cache(maxsize=256)
-def autocovariance(rule: Rule) -> Autocovariance:
-    """The autocovariance of `rule`'s update direction, per weight, for white gradients of unit variance."""
-    r0, r1 = rule.memory.autocovariance()
+def correlation(rule: Rule, shape: Shape | None = None) -> Correlation:
+    """The correlation of `rule`'s update for white gradients; an orthogonal factor needs the matrix's `shape`."""
     match rule.scale:
-        case Sign(linearised=False):
-            return _signs(rule.memory, r0, r1)
-        case Rms(first=False, kurtosis=float(kurtosis)) as scale:
-            return _second_moment(rule.memory, scale.beta, kurtosis, r0, r1)
+        case Sign():
+            return _signs(rule.memory)
+        case Polar() as scale:
+            rows, columns = shape or (1, 1)
+            from rotational.polar import polar
+
+            law = polar(rows, columns, steps=scale.steps)
+            return Correlation(1.0, law.coefficients, law.exponents, (1.0,) * len(law.exponents))
+        case Rms(kurtosis=float(kurtosis)) as scale:
+            return _second_moment(rule.memory, scale, kurtosis)
         case _:
-            return Autocovariance(r0, (r1,), (rule.memory.decay,))
+            return Correlation()
 
 
-def _signs(memory: Memory, r0: float, r1: float) -> Autocovariance:
-    """Signs of two normals of correlation rho_k agree with correlation (2/pi) asin(rho_k).
+# Signs --------------------------------------------------------------------------------------------------------
 
-    The part linear in rho_k is summed in closed form; the rest falls off as rho_k^3.
+
+def _signs(memory: Memory) -> Correlation:
+    """Signs of two normals of correlation rho agree with correlation (2/pi) asin(rho).
 
     A scale-invariant gradient is orthogonal to w, but its sign is not. Two effects of order 1/C follow, both
     confirmed by simulation from C = 32 up. The weights moved since a remembered gradient was made, which
@@ -108,43 +93,115 @@ def _signs(memory: Memory, r0: float, r1: float) -> Autocovariance:
     response. And v = 1 - 2/pi of the sign's power is radial: it does not turn the neuron (-v), and makes
     norms scatter by its share f of the diffusion (+2f).
     """
-    rho = r1 / r0
-    v = 1 - 2 / math.pi
-    if rho == 0 or memory.decay == 0:
-        turning = 2 / math.pi * math.asin(rho)
-        share = 1 - 2 / math.pi * (1 + 2 * rho) / (1 + 2 * turning)
-        lift = 2 / math.pi * memory.new**2 / r0 * rho / math.sqrt(1 - rho**2)
-        return Autocovariance(1.0, (turning,), (0.0,), None, lift, 2 * share - v)
-    lags = 1 + math.ceil(math.log(1e-15) / math.log(memory.decay))
+    r0, r1 = memory.autocovariance()
+    rho, v = r1 / r0, 1 - 2 / math.pi
+    lags = 1 if memory.decay == 0 or rho == 0 else 1 + math.ceil(math.log(1e-15) / math.log(memory.decay))
     powers = memory.decay ** np.arange(lags)
     rhos = rho * powers  # rho_1, rho_2, ...
-    linear, rest = 2 / math.pi * rho, 2 / math.pi * (np.arcsin(rhos) - rhos)
-    turning = linear / (1 - memory.decay) + float(rest.sum())
-    share = 1 - 2 / math.pi * (1 + 2 * rho / (1 - memory.decay)) / (1 + 2 * turning)
+    share = 1 - 2 / math.pi * (1 + 2 * float(rhos.sum())) / (1 + 4 / math.pi * float(np.arcsin(rhos).sum()))
     response = np.concatenate(([memory.new], memory.old * memory.inflow * powers[:-1])) ** 2 / r0
     beyond = np.cumsum((rhos / np.sqrt(1 - rhos**2))[::-1])[::-1]
     lift = 2 / math.pi * float(response @ beyond)
-    return Autocovariance(1.0, (linear,), (memory.decay,), rest, lift, 2 * share - v)
+    exponents, weights = arcsine()
+    used = [i for i, n in enumerate(exponents) if i == 0 or weights[i] * rho**n > 1e-6]
+    return Correlation(
+        weights=tuple(2 / math.pi * weights[i] for i in used),
+        powers=tuple(exponents[i] for i in used),
+        extras=(1.0,) * len(used),
+        lift=lift,
+        spread=2 * share - v,
+    )
 
 
-def _second_moment(memory: Memory, b2: float, kurtosis: float, r0: float, r1: float) -> Autocovariance:
+@lru_cache(maxsize=1)
+def arcsine() -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """asin(x) as a sum of 11 odd powers: (exponents, weights); sums over geometric series are 2e-4 off.
+
+    The first five terms are Taylor's. Beyond, groups of terms that grow 2.5-fold are each put at their mean power,
+    which keeps the value at 1 exact.
+    """
+    n = 2 * np.arange(200_000) + 1
+    terms = np.concatenate(([1.0], np.cumprod((n[1:] - 2) / (n[1:] - 1)))) / n
+    exponents, weights = [int(k) for k in n[:5]], [float(w) for w in terms[:5]]
+    start, length = 5, 1.0
+    while len(exponents) < 10:
+        length *= 2.5
+        group = slice(start, start + math.ceil(length))
+        weights.append(float(terms[group].sum()))
+        exponents.append(2 * round((float(terms[group] @ n[group]) / weights[-1] - 1) / 2) + 1)
+        start = group.stop
+    # What is left falls off as n^-1.5: no mean power, but its middle is at four times where it begins.
+    return (*exponents, 4 * int(n[start]) + 1), (*weights, math.pi / 2 - sum(weights))
+
+
+# The noise of the second moment -------------------------------------------------------------------------------
+
+
+def _second_moment(memory: Memory, scale: Rms, kurtosis: float) -> Correlation:
     """Adam's direction, to first order in the noise of its second moment v = 1 + e.
 
     u = c/sqrt(v) = c (1 - e/2 + 3e^2/8): with E e_t e_{t+k} = V b2^k, and gradients that stand both in c and
     in e,  r_k = r_k^c (1 + 3V/4 + V b2^k/4) - N (1 + b2^k) S_k,  S_k = sum_j h_j h_{j+k} b2^j.
+    Divided before it is remembered, the gradient stays white, of variance 1 + V - 2N.
+
+    Where the decay runs through v too (L2), v counts (g + wd w)^2: 1/sqrt(v) exceeds its mean by 3V/8, and falls
+    where g agrees with w. The decay is multiplied by 1 + 3V/8 - (1-b2) sum_j h_j b2^j / sum_j h_j.
     """
-    v, noise = _noise(b2, kurtosis)
+    b2 = scale.beta
+    # V, the variance of e, and N, half of what one gradient adds to e
+    v, noise = (kurtosis - 1) * (1 - b2) / (1 + b2), (kurtosis - 1) / 2 * (1 - b2)
+    if scale.first:
+        white = inverse_square(v - 2 * noise)
+        return Correlation(white, (white,), decay=1 + 3 / 8 * v - (1 - b2))
+    r0, r1 = memory.autocovariance()
     kept = memory.old * memory.inflow  # impulse response: h_0 = new, h_j = kept decay^(j-1)
     shared = b2 / (1 - memory.decay**2 * b2)
     s0 = memory.new**2 + kept**2 * shared
     s1 = kept * (memory.new + kept * memory.decay * shared)
-    return Autocovariance(
-        r0 * (1 + v) - 2 * noise * s0,
-        (r1 * (1 + 0.75 * v) - noise * s1, b2 * (0.25 * v * r1 - noise * s1)),
-        (memory.decay, memory.decay * b2),
+    agreement = (memory.new + kept * b2 / (1 - memory.decay * b2)) / (memory.new + kept / (1 - memory.decay))
+    both = s1 / r1 if r1 else 0.0
+    return Correlation(
+        power=inverse_square(v - 2 * noise * s0 / r0),
+        weights=(inverse_root(v) * (inverse_root(v) - noise * both), b2 * (0.25 * v - noise * both)),
+        powers=(1, 1),
+        extras=(1.0, b2),
+        decay=1 + 3 / 8 * v - (1 - b2) * agreement,
     )
 
 
-def _noise(b2: float, kurtosis: float) -> tuple[float, float]:
-    """V, the variance of the second moment's relative error e, and N, half of what one gradient adds to e."""
-    return (kurtosis - 1) * (1 - b2) / (1 + b2), (kurtosis - 1) / 2 * (1 - b2)
+def inverse_square(v: Any) -> Any:
+    """E z^2/v for a v of mean 1, where `v` is its variance less the excess of z^2 that stands in it.
+
+    To first order 1 + v; how it bends where v is a sum of few squares is measured (within 3% up to v = 1).
+    """
+    return 1 + v / (1 + 0.4 * v)
+
+
+def inverse_root(v: Any) -> Any:
+    """E 1/sqrt(v) for a v of mean 1 and variance `v`, to first order."""
+    return 1 + v * 3 / 8
+
+
+# The fading maximum -------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def fading_maximum(scale: Max) -> tuple[float, float]:
+    """(E 1/v, E 1/v^2) of Adamax's v = max(beta v, |g|) for normal gradients of unit variance, at rest.
+
+    P(v <= y) = prod_{k>=0} P(|g| <= y beta^-k), a product that ends where the maximum has faded below any gradient.
+    """
+    y = np.linspace(1e-3, 8.0, 4000)
+    lags = np.arange(math.ceil(min(1e6, math.log(8.0 / 1e-3) / -math.log(scale.beta))) if scale.beta else 1)
+    below = np.array([_log_within(value, scale.beta, lags) for value in y])
+    cdf = np.exp(below)
+    mass = np.diff(cdf, prepend=0.0)
+    return float(mass @ (1 / y)), float(mass @ (1 / y**2))
+
+
+def _log_within(y: float, beta: float, lags: np.ndarray) -> float:
+    """log of the product; lags beyond which |g| is surely below are left out, long memories are integrated."""
+    far = min(len(lags), 1 + math.ceil(math.log(max(8.0 / y, 1.0)) / -math.log(beta))) if beta else 1
+    step = max(1, far // 400)
+    at = y * beta ** -(np.arange(0, far, step) + (step - 1) / 2)
+    return step * float(np.log([max(math.erf(x / math.sqrt(2)), 1e-300) for x in at]).sum())

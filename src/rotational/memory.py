@@ -10,7 +10,10 @@ Every memory in use is the same linear filter with one pole:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,11 @@ class Memory:
     """A one-pole linear filter of the gradient; four numbers describe every momentum in use.
 
     `warm` says that the first gradient enters undamped (torch's SGD), and `unbiased` that the filter is
-    divided by 1 - decay^t (Adam); both matter in the first steps only.
+    divided by 1 - decay^t (Adam); both matter in the first steps only. `ramp` is the rate at which torch's NAdam
+    warms its look-ahead up (`momentum_decay`); 0 is the filter that it warms up to.
 
     >>> ema(0.9)
-    Memory(decay=0.9, inflow=0.09999999999999998, new=0.09999999999999998, old=0.9, warm=False, unbiased=True)
+    Memory(decay=0.9, inflow=0.09999999999999998, new=0.09999999999999998, old=0.9, warm=False, unbiased=True, ramp=0.0)
     >>> round(sum_of_correlations(ema(0.9)), 6)     # tau = (1 + beta)/(1 - beta)
     19.0
     """
@@ -32,6 +36,7 @@ class Memory:
     old: float = 0.0
     warm: bool = False
     unbiased: bool = False
+    ramp: float = 0.0
 
     def autocovariance(self) -> tuple[float, float]:
         """(r_0, r_1) of c_t for white gradients of unit variance; r_k = r_1 decay^(k-1) beyond.
@@ -43,6 +48,47 @@ class Memory:
         r1 = self.old * (self.inflow * self.new + self.decay * kept * self.old)
         return r0, r1
 
+    def coefficients(self) -> Iterator[Filter]:
+        """What the filter does at each step, the first ones included.
+
+        >>> steps = heavy_ball(0.9, dampening=0.5).coefficients()
+        >>> next(steps)                                      # torch damps nothing in its first step
+        Filter(new=1.0, old=0.9, inflow=1.0)
+        >>> next(steps)
+        Filter(new=0.5, old=0.9, inflow=0.5)
+        """
+        product, blend = 1.0, self._blend(1)
+        for t in count(1):
+            if self.ramp:
+                ahead, product = self._blend(t + 1), product * blend
+                kept = ahead / (1 - product * ahead)
+                yield Filter((1 - blend) / (1 - product) + kept * self.inflow, kept * self.decay, self.inflow)
+                blend = ahead
+            elif self.warm and t == 1 and self.decay > 0:
+                # as if m had held what makes it equal to g after this step
+                yield Filter(self.new + self.old * (1 - self.inflow) / self.decay, self.old, 1.0)
+            else:
+                bias = 1 - self.decay**t if self.unbiased else 1.0
+                yield Filter(self.new / bias, self.old / bias, self.inflow)
+
+    def at(self, t: int) -> Memory:
+        """The filter at a step so late that no bias is left; only a `ramp` still changes it."""
+        if not self.ramp:
+            return self
+        kept = self._blend(t + 1)
+        return replace(self, new=1 - self._blend(t) + kept * self.inflow, old=kept * self.decay, ramp=0.0)
+
+    def _blend(self, t: int) -> float:
+        return self.decay * (1 - 0.5 * 0.96 ** (t * self.ramp))
+
+
+class Filter(NamedTuple):
+    """c = new g + old m and m' = decay m + inflow g, as they are at one step, bias correction included."""
+
+    new: float
+    old: float
+    inflow: float
+
 
 NONE = Memory()
 """No memory: the step uses the gradient as it comes."""
@@ -53,9 +99,12 @@ def ema(beta: float) -> Memory:
     return Memory(decay=beta, inflow=1 - beta, new=1 - beta, old=beta, unbiased=True)
 
 
-def nesterov_ema(beta: float) -> Memory:
-    """Nesterov's look-ahead on a moving average (NAdam): c = (1-beta) g + beta m_t."""
-    return Memory(decay=beta, inflow=1 - beta, new=1 - beta**2, old=beta**2, unbiased=True)
+def nesterov_ema(beta: float, ramp: float = 0.0, *, unbiased: bool = True) -> Memory:
+    """Nesterov's look-ahead on a moving average (NAdam, Muon): c = (1-mu) g + mu m_t, with mu = beta.
+
+    With `ramp`, mu_t = beta (1 - 0.96^(t ramp)/2), and both terms are divided by their own bias (Dozat 2016).
+    """
+    return Memory(decay=beta, inflow=1 - beta, new=1 - beta**2, old=beta**2, unbiased=unbiased, ramp=ramp)
 
 
 def heavy_ball(momentum: float, dampening: float = 0.0) -> Memory:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from rotational import scale as scales
 from rotational.memory import Memory
 from rotational.scale import Scale
 
-Decay = Literal["decoupled", "coupled"]
-"""decoupled: w <- (1 - lr wd) w - lr u(g).   coupled (L2): w <- w - lr u(g + wd w)."""
+Decay = Literal["decoupled", "coupled", "independent", "adamc", "cautious"]
+"""How weight decay enters. With u the update direction:
+
+    decoupled     w <- (1 - lr wd) w - lr u(g)                  Loshchilov and Hutter 2019 (arXiv 1711.05101)
+    coupled       w <- w - lr u(g + wd w)                       L2 regularisation
+    independent   w <- (1 - wd) w - lr u(g)                     not multiplied by lr (ibid., as first proposed)
+    adamc         w <- (1 - wd lr^2/lr_max) w - lr u(g)         Defazio 2025 (arXiv 2506.02285); lr_max of the schedule
+    cautious      w_i <- (1 - lr wd [u_i w_i >= 0]) w_i - lr u_i    Chen et al. 2025 (arXiv 2510.12402)
+"""
+DECAYS: tuple[Decay, ...] = get_args(Decay)
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,26 @@ class Rule:
     decay: Decay = "decoupled"
     name: str = "rule"
 
+    def shrink(self, lr: Any, weight_decay: Any, lr_max: Any = None) -> Any:
+        """D, the share of w that decay beside the gradient takes off in one step; 0 for a coupled decay.
+
+        Numbers or arrays; `lr_max` is the highest lr of the schedule (default: this lr). Of a cautious decay
+        it is what an entry loses that is not spared.
+
+        >>> from rotational import rules
+        >>> rules.adamw(decay="independent").shrink(1e-3, 0.1), rules.adam_l2().shrink(1e-3, 0.1)
+        (0.1, 0.0)
+        """
+        match self.decay:
+            case "coupled":
+                return 0.0 * lr * weight_decay
+            case "independent":
+                return weight_decay + 0.0 * lr
+            case "adamc" if lr_max is not None:
+                return lr * (lr / lr_max) * weight_decay
+            case _:
+                return lr * weight_decay
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for a record or a JSON file; `from_dict` reads it back."""
         return {
@@ -45,5 +72,5 @@ class Rule:
 def from_dict(data: Mapping[str, Any]) -> Rule:
     """The rule that `as_dict` wrote."""
     fields = dict(data["scale"])
-    kinds = {"raw": scales.Raw, "rms": scales.Rms, "sign": scales.Sign}
+    kinds = {cls.__name__.lower(): cls for cls in get_args(Scale)}
     return Rule(Memory(**data["memory"]), kinds[fields.pop("kind")](**fields), data["decay"], data["name"])

@@ -1,17 +1,20 @@
 """The catalogue: every rule whole, in a few lines, with its source.
 
-Each function checks its numbers, so that a `Rule` from here is sound; arguments have torch's names.
+Each function checks its numbers, so that a `Rule` from here is sound; arguments have torch's names. `decay` is how
+weight decay enters, one of `rule.DECAYS`; the default is the optimizer's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, cast
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
 
 from rotational import _check
 from rotational import memory as memories
-from rotational.rule import Decay, Rule
-from rotational.scale import Raw, Rms, Sign
+from rotational.memory import Memory
+from rotational.rule import DECAYS, Decay, Rule
+from rotational.scale import Max, Polar, Raw, Rms, Sign
 
 Betas = Sequence[float]
 
@@ -20,7 +23,7 @@ def sgd(
     momentum: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
-    decay: Literal["coupled", "decoupled"] = "coupled",
+    decay: Decay = "coupled",
 ) -> Rule:
     """SGD, with heavy-ball or Nesterov momentum; `decay="coupled"` is torch's, "decoupled" is SGDW.
 
@@ -50,7 +53,13 @@ def sgd(
     return Rule(memory, Raw(), _decay("sgd", decay), "sgd")
 
 
-def adamw(betas: Betas = (0.9, 0.999), eps: float = 1e-8, *, kurtosis: float | None = None) -> Rule:
+def adamw(
+    betas: Betas = (0.9, 0.999),
+    eps: float = 1e-8,
+    *,
+    kurtosis: float | None = None,
+    decay: Decay = "decoupled",
+) -> Rule:
     """AdamW: Adam's direction, decay beside it.
 
     m = b1 m + (1-b1) g,  v = b2 v + (1-b2) g^2,  u = m/(sqrt(v) + eps),  w <- (1 - lr wd) w - lr u.
@@ -62,7 +71,7 @@ def adamw(betas: Betas = (0.9, 0.999), eps: float = 1e-8, *, kurtosis: float | N
 
     Source: Loshchilov and Hutter 2019 (arXiv 1711.05101).
     """
-    return _adam("adamw", betas, eps, "decoupled", kurtosis, nesterov=False)
+    return _adam("adamw", betas, eps, decay, kurtosis, memories.ema)
 
 
 def adam_l2(betas: Betas = (0.9, 0.999), eps: float = 1e-8, *, kurtosis: float | None = 3.0) -> Rule:
@@ -75,23 +84,34 @@ def adam_l2(betas: Betas = (0.9, 0.999), eps: float = 1e-8, *, kurtosis: float |
 
     Source: Kingma and Ba 2015 (arXiv 1412.6980).
     """
-    return _adam("adam_l2", betas, eps, "coupled", kurtosis, nesterov=False)
+    return _adam("adam_l2", betas, eps, "coupled", kurtosis, memories.ema)
 
 
-def nadamw(betas: Betas = (0.9, 0.999), eps: float = 1e-8, *, kurtosis: float | None = None) -> Rule:
+def nadamw(
+    betas: Betas = (0.9, 0.999),
+    eps: float = 1e-8,
+    *,
+    momentum_decay: float = 0.0,
+    kurtosis: float | None = None,
+    decay: Decay = "decoupled",
+) -> Rule:
     """NAdam with decoupled decay: Nesterov's look-ahead on Adam's first moment.
 
-    torch's NAdam warms its momentum up over about 25/momentum_decay steps; this is the rule it warms up to.
+    torch warms the look-ahead up over about 25/momentum_decay steps, with momentum_decay = 4e-3; 0 is the rule
+    that it warms up to.
 
     >>> nadamw().memory.old
     0.81
 
     Source: Dozat 2016; torch.optim.NAdam(decoupled_weight_decay=True).
     """
-    return _adam("nadamw", betas, eps, "decoupled", kurtosis, nesterov=True)
+    ramp = _check.number("nadamw", "momentum_decay", momentum_decay, low=0)
+    return _adam("nadamw", betas, eps, decay, kurtosis, lambda b1: memories.nesterov_ema(b1, ramp))
 
 
-def nadam_l2(betas: Betas = (0.9, 0.999), eps: float = 1e-8, *, kurtosis: float | None = 3.0) -> Rule:
+def nadam_l2(
+    betas: Betas = (0.9, 0.999), eps: float = 1e-8, *, momentum_decay: float = 0.0, kurtosis: float | None = 3.0
+) -> Rule:
     """NAdam with L2 regularisation (torch.optim.NAdam as it comes).
 
     >>> nadam_l2().decay
@@ -99,7 +119,59 @@ def nadam_l2(betas: Betas = (0.9, 0.999), eps: float = 1e-8, *, kurtosis: float 
 
     Source: Dozat 2016.
     """
-    return _adam("nadam_l2", betas, eps, "coupled", kurtosis, nesterov=True)
+    ramp = _check.number("nadam_l2", "momentum_decay", momentum_decay, low=0)
+    return _adam("nadam_l2", betas, eps, "coupled", kurtosis, lambda b1: memories.nesterov_ema(b1, ramp))
+
+
+def radam(
+    betas: Betas = (0.9, 0.999), eps: float = 1e-8, *, kurtosis: float | None = 3.0, decay: Decay = "coupled"
+) -> Rule:
+    """RAdam: Adam times a factor that rises to 1 over about 1/(1-b2) steps; torch's has L2 unless told otherwise.
+
+    >>> radam(decay="decoupled").scale.rectified
+    True
+
+    Source: Liu et al. 2020 (arXiv 1908.03265); torch.optim.RAdam.
+    """
+    rule = _adam("radam", betas, eps, decay, kurtosis, memories.ema)
+    assert isinstance(rule.scale, Rms)
+    return replace(rule, scale=replace(rule.scale, rectified=True))
+
+
+def adamax(betas: Betas = (0.9, 0.999), eps: float = 1e-8, *, decay: Decay = "coupled") -> Rule:
+    """Adamax: Adam's first moment over the fading maximum of |g|; torch's has L2.
+
+    m = b1 m + (1-b1) g,  v = max(b2 v, |g| + eps),  u = m/v.
+
+    >>> adamax().scale.beta
+    0.999
+
+    Source: Kingma and Ba 2015 (arXiv 1412.6980), section 7.1; torch.optim.Adamax.
+    """
+    b1, b2 = _check.pair("adamax", "betas", betas)
+    scale = Max(b2, _check.number("adamax", "eps", eps, low=0))
+    return Rule(memories.ema(b1), scale, _decay("adamax", decay), "adamax")
+
+
+def laprop(
+    betas: Betas = (0.9, 0.999),
+    eps: float = 1e-8,
+    *,
+    kurtosis: float | None = None,
+    decay: Decay = "decoupled",
+) -> Rule:
+    """LaProp: the gradient is divided by its RMS before it is remembered.
+
+    v = b2 v + (1-b2) g^2,  m = b1 m + (1-b1) g/(sqrt(v) + eps),  u = m.
+
+    >>> laprop().scale.first
+    True
+
+    Source: Ziyin, Wang, Ueda 2020 (arXiv 2002.04839).
+    """
+    rule = _adam("laprop", betas, eps, decay, kurtosis, memories.ema)
+    assert isinstance(rule.scale, Rms)
+    return replace(rule, scale=replace(rule.scale, first=True))
 
 
 def rmsprop(
@@ -122,12 +194,14 @@ def rmsprop(
     alpha = _check.number("rmsprop", "alpha", alpha, low=0, high=1, below=True)
     momentum = _check.number("rmsprop", "momentum", momentum, low=0, high=1, below=True)
     eps = _check.number("rmsprop", "eps", eps, low=0)
+    if kurtosis is not None:
+        kurtosis = _check.number("rmsprop", "kurtosis", kurtosis, low=1)
     memory = memories.heavy_ball(momentum) if momentum else memories.NONE
-    scale = Rms(alpha, eps, unbiased=False, first=True, centered=centered, kurtosis=_kurtosis("rmsprop", kurtosis))
+    scale = Rms(alpha, eps, unbiased=False, first=True, centered=centered, kurtosis=kurtosis)
     return Rule(memory, scale, "coupled", "rmsprop")
 
 
-def lion(betas: Betas = (0.9, 0.99), *, linearised: bool = False) -> Rule:
+def lion(betas: Betas = (0.9, 0.99), *, linearised: bool = False, decay: Decay = "decoupled") -> Rule:
     """Lion: the sign of a blend of gradient and memory, decay beside it.
 
     u = sign(b1 m + (1-b1) g),  m = b2 m + (1-b2) g,  w <- (1 - lr wd) w - lr u.
@@ -139,20 +213,79 @@ def lion(betas: Betas = (0.9, 0.99), *, linearised: bool = False) -> Rule:
 
     Source: Chen et al. 2023 (arXiv 2302.06675); Kosson et al. 2024, appendix on Lion.
     """
-    blend, decay = _check.pair("lion", "betas", betas)
-    return Rule(memories.look_ahead(blend, decay), Sign(linearised), "decoupled", "lion")
+    blend, kept = _check.pair("lion", "betas", betas)
+    if decay == "coupled":
+        raise ValueError("lion(decay='coupled'): Lion's decay stands beside its sign; rules.signum has the coupled form.")
+    return Rule(memories.look_ahead(blend, kept), Sign(linearised), _decay("lion", decay), "lion")
 
 
-def _adam(name: str, betas: Betas, eps: float, decay: Decay, kurtosis: float | None, *, nesterov: bool) -> Rule:
+def signum(momentum: float = 0.9, nesterov: bool = False, *, decay: Decay = "decoupled") -> Rule:
+    """Signum: the sign of a moving average of gradients; momentum 0 is SignSGD.
+
+    u = sign(m),  m = momentum m + (1-momentum) g, or the sign of Nesterov's look-ahead.
+
+    >>> signum().memory == lion(betas=(0.9, 0.9)).memory
+    True
+
+    Source: Bernstein et al. 2018 (arXiv 1802.04434).
+    """
+    momentum = _check.number("signum", "momentum", momentum, low=0, high=1, below=True)
+    if nesterov and momentum == 0:
+        raise ValueError("signum(nesterov=True, momentum=0): Nesterov momentum needs momentum > 0.")
+    memory = (
+        memories.NONE
+        if momentum == 0
+        else memories.nesterov_ema(momentum, unbiased=False)
+        if nesterov
+        else memories.look_ahead(momentum, momentum)
+    )
+    return Rule(memory, Sign(), _decay("signum", decay), "signum")
+
+
+def muon(
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    ns_steps: int | None = 5,
+    adjust_lr_fn: Literal["original", "match_rms_adamw"] | None = "original",
+    *,
+    decay: Decay = "decoupled",
+) -> Rule:
+    """Muon: the orthogonal factor of a moving average of a matrix's gradients, decay beside it.
+
+    m = momentum m + (1-momentum) g,  u = O((1-momentum) g + momentum m) with Nesterov, O(m) without. O is torch's
+    Newton-Schulz iteration of `ns_steps`, or the exact polar factor where that is None. `adjust_lr_fn` scales the
+    update, not the decay, by the shape (see `scale.Polar`).
+
+    >>> muon().scale
+    Polar(steps=5, adjust='original')
+
+    Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); Liu et al. 2025 (arXiv 2502.16982); torch.optim.Muon.
+    """
+    momentum = _check.number("muon", "momentum", momentum, low=0, high=1, below=True)
+    if ns_steps is not None:
+        ns_steps = _check.whole("muon", "ns_steps", ns_steps)
+    if adjust_lr_fn is not None:
+        _check.choice("muon", "adjust_lr_fn", adjust_lr_fn, ("original", "match_rms_adamw"))
+    memory = (
+        memories.NONE
+        if momentum == 0
+        else memories.nesterov_ema(momentum, unbiased=False)
+        if nesterov
+        else memories.look_ahead(momentum, momentum)
+    )
+    return Rule(memory, Polar(ns_steps, adjust_lr_fn), _decay("muon", decay), "muon")
+
+
+def _adam(
+    name: str, betas: Betas, eps: float, decay: str, kurtosis: float | None, memory: Callable[[float], Memory]
+) -> Rule:
     b1, b2 = _check.pair(name, "betas", betas)
     eps = _check.number(name, "eps", eps, low=0)
-    memory = memories.nesterov_ema(b1) if nesterov else memories.ema(b1)
-    return Rule(memory, Rms(b2, eps, kurtosis=_kurtosis(name, kurtosis)), decay, name)
-
-
-def _kurtosis(call: str, value: float | None) -> float | None:
-    return None if value is None else _check.number(call, "kurtosis", value, low=1)
+    if kurtosis is not None:
+        kurtosis = _check.number(name, "kurtosis", kurtosis, low=1)
+    return Rule(memory(b1), Rms(b2, eps, kurtosis=kurtosis), _decay(name, decay), name)
 
 
 def _decay(call: str, decay: str) -> Decay:
-    return cast(Decay, _check.choice(call, "decay", decay, ("coupled", "decoupled")))
+    _check.choice(call, "decay", decay, DECAYS)
+    return decay  # pyright: ignore[reportReturnType]  it is one of them

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from rotational import _check
 from rotational.neurons import ROWS
 from rotational.rule import Rule
-from rotational.scale import Raw, Rms, Sign
+from rotational.scale import Max, Polar, Raw, Rms, Sign
 
 Floats = NDArray[np.float64]
 
@@ -55,6 +54,9 @@ def walk(
     norm: ArrayLike = 1.0,
     gradient_norm: ArrayLike = 1.0,
     scale_invariant: bool = True,
+    drift: float = 0.0,
+    radial: float = 0.0,
+    target_norm: float = 0.0,
     every: int = 1,
     seed: int = 0,
 ) -> Trace:
@@ -63,8 +65,13 @@ def walk(
         scale-invariant:  g = (gradient_norm/|w|) * unit noise orthogonal to w        E|g|^2 = gradient_norm^2/|w|^2
         isotropic:        g = gradient_norm * unit noise                              E|g|^2 = gradient_norm^2
 
+    With `drift` the gradient has a mean: unit noise becomes sqrt(1 - drift^2) noise + drift b, with one unit vector
+    b for each neuron (orthogonalised where the noise is). `radial` adds -lr radial w to each step, beside the rule;
+    decay pulls towards `target_norm` instead of 0, D becoming D (1 - target_norm/|w|).
+
     `lr` and `weight_decay` are numbers or one number per step; `norm` (the initial length) and
-    `gradient_norm` are numbers or one per neuron. Deterministic for a seed.
+    `gradient_norm` are numbers or one per neuron. Muon orthogonalises its gradients as one matrix
+    [neurons, size]. Deterministic for a seed.
     Raises TypeError or ValueError for sizes and counts below 1 and for schedules of another length.
 
     >>> from rotational import rules
@@ -79,28 +86,38 @@ def walk(
         ("every", every, 1),
     ):
         _check.number("walk", name, value, low=low)
+    _check.number("walk", "drift", drift, low=0, high=1)
     lrs, decays = _schedule("lr", lr, steps), _schedule("weight_decay", weight_decay, steps)
     rng = np.random.default_rng(seed)
     w = rng.standard_normal((neurons, size))
     w *= _column("norm", norm, neurons) / ROWS.norm(w)
+    mean = np.zeros_like(w)
+    if drift:
+        mean = rng.standard_normal((neurons, size))
+        mean *= drift / ROWS.norm(mean)
     directions = _directions(rule, w.shape)
     next(directions)
     strength = _column("gradient_norm", gradient_norm, neurons)
 
     kept: list[tuple[int, Floats, Floats, Floats]] = []
     for t in range(steps):
+        ww = ROWS.dot(w, w)
         g = rng.standard_normal(w.shape)
         if scale_invariant:
-            ww = ROWS.dot(w, w)
+            g = np.sqrt((1 - drift**2) / (size - 1)) * g + mean
             g -= ROWS.dot(g, w) / ww * w
-            g *= strength / np.sqrt(ww * (size - 1))
+            g *= strength / np.sqrt(ww)
         else:
-            g *= strength / np.sqrt(size)
+            g = strength * (np.sqrt((1 - drift**2) / size) * g + mean)
         if rule.decay == "coupled":
             g += decays[t] * w
         u = directions.send(g)
-        keep = 1.0 if rule.decay == "coupled" else 1 - lrs[t] * decays[t]
-        after = keep * w - lrs[t] * u
+        shrink = rule.shrink(lrs[t], decays[t], lrs.max())
+        if target_norm:
+            shrink = shrink * (1 - target_norm / np.sqrt(ww))
+        if rule.decay == "cautious":
+            shrink = shrink * (u * w >= 0)
+        after = (1 - shrink - lrs[t] * radial) * w - lrs[t] * u
         if (t + 1) % every == 0:
             kept.append((t + 1, ROWS.angle(w, after)[:, 0], ROWS.norm(after)[:, 0], ROWS.norm(after - w)[:, 0]))
         w = after
@@ -112,12 +129,12 @@ def walk(
     )
 
 
-def _directions(rule: Rule, shape: tuple[int, ...]) -> Generator[Floats, Floats, None]:
+def _directions(rule: Rule, shape: tuple[int, int]) -> Generator[Floats, Floats, None]:
     """A coroutine that holds the rule's state: send a gradient, receive the update direction."""
     memory, scale = rule.memory, rule.scale
     m, v, mean = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     u = m
-    for t in count(1):
+    for t, now in enumerate(memory.coefficients(), start=1):
         g = yield u
         root = np.ones(())
         if isinstance(scale, Rms):
@@ -127,20 +144,36 @@ def _directions(rule: Rule, shape: tuple[int, ...]) -> Generator[Floats, Floats,
             root = np.sqrt(variance / (1 - scale.beta**t if scale.unbiased else 1.0)) + scale.eps
             if scale.first:
                 g = g / root
-        if t == 1 and memory.warm:
-            # torch's SGD damps nothing in its first step: start from what makes m = g after it.
-            m = g * (1 - memory.inflow) / memory.decay
-        c = memory.new * g + memory.old * m
-        m = memory.decay * m + memory.inflow * g
-        if memory.unbiased:
-            c = c / (1 - memory.decay**t)
+        elif isinstance(scale, Max):
+            v = np.maximum(scale.beta * v, np.abs(g) + scale.eps)
+        c = now.new * g + now.old * m
+        m = memory.decay * m + now.inflow * g
         match scale:
             case Sign():
                 u = np.sign(c)
+            case Polar():
+                u = scale.multiplier(*shape) * _orthogonal(c, scale.steps)
             case Rms(first=False):
-                u = c / root
-            case Rms() | Raw():
+                u = c / root * scale.rectification(t)
+            case Rms():
+                u = c * scale.rectification(t)
+            case Max():
+                u = c / v
+            case Raw():
                 u = c
+
+
+def _orthogonal(c: Floats, steps: int | None) -> Floats:
+    """The polar factor of a matrix, or torch's Newton-Schulz iteration towards it, in float64."""
+    if steps is None:
+        left, _, right = np.linalg.svd(c, full_matrices=False)
+        return left @ right
+    x = c if c.shape[0] <= c.shape[1] else c.T
+    x = x / max(float(np.linalg.norm(x)), 1e-7)
+    for _ in range(steps):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x if c.shape[0] <= c.shape[1] else x.T
 
 
 def _schedule(name: str, value: float | Sequence[float], steps: int) -> Floats:

@@ -1,0 +1,179 @@
+"""What gradients are divided by, step by step: Adam's running RMS with its noise, or Adamax's fading maximum.
+
+    v   running mean square, summed over entries     V   its relative variance     S   share of a gradient in v
+
+1/v of a noisy v is larger than 1/E v, but a gradient that stands in v itself is divided by more when it is large. To
+the order of V and S, a product g_i g_i/(sqrt(v_t) sqrt(v_j)) is multiplied by
+
+    a(V_t) a(V_j) - (kurtosis-1)/2 (S_t + S_j) + Cov(e_t, e_j)/4,     a(V) = E v^(-1/2) = 1 + 3V/8 + 25V^2/128
+
+where e_j is the relative error of v_j. Both S_t and the covariance are what is left of their values at j, times
+beta^(t-j) v_j/v_t: a second pole beside that of the memory. At rest this is `correlation._second_moment`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Protocol
+
+from rotational.correlation import inverse_root, inverse_square
+from rotational.dynamics.setting import Number, Setting
+from rotational.memory import Filter
+from rotational.scale import Max, Rms
+
+
+class Divided(NamedTuple):
+    """The gradient as the memory takes it (divided, if that comes first), and what becomes of the filtered one.
+
+    power, coupled, mean     E|g|^2 of its noise, decay in it, length of its mean
+    amplitude                RMS length of the update over that of the filtered noise, a noisy v left out
+    spread                   what the noise of v multiplies E|u|^2 by
+    response                 what a part of the filtered gradient that hardly changes is multiplied by
+    bend                     what the mean is multiplied by besides: entries of a larger mean are divided by more
+    """
+
+    power: Number
+    coupled: Number
+    mean: Number
+    amplitude: Number = 1.0
+    spread: Number = 1.0
+    response: Number = 1.0
+    bend: Number = 1.0
+
+
+class Divisor(Protocol):
+    """The running size of the gradient; `second` is it, squared and summed over entries, before bias correction."""
+
+    second: Number
+
+    def step(
+        self, t: int, now: Filter, kept: Number, gradient: Divided, mean2: Number, square: Number, lr: Number
+    ) -> Divided:
+        """Take in the gradient of step t; `kept` is E|m|^2, `mean2` the square of its mean, `square` E|w|^2."""
+        ...
+
+    def writes(self) -> tuple[Number, Number]:
+        """What this update leaves in the two poles, for updates to come."""
+        ...
+
+    def reads(self) -> tuple[Number, Number]:
+        """What this update makes of each pole."""
+        ...
+
+
+class RunningRms:
+    """Adam's v, RMSprop's (centred or not), LaProp's, RAdam's."""
+
+    def __init__(self, setting: Setting, scale: Rms, zero: Number) -> None:
+        self.second = zero
+        self._setting, self._scale, self._memory = setting, scale, setting.rule.memory
+        self._squares = self._averaged = self._both = zero  # sums behind V, the centring, and S
+        self._excess = 0.0 if scale.kurtosis is None else scale.kurtosis - 1
+        self._variance: Number = 0.0
+        self._lag: Number = 0.0  # (kurtosis-1)/2 times the mean share in v of what this update shares with the next
+
+    def step(
+        self, t: int, now: Filter, kept: Number, gradient: Divided, mean2: Number, square: Number, lr: Number
+    ) -> Divided:
+        scale, setting, beta = self._scale, self._setting, self._scale.beta
+        q, lam, fresh = gradient.power, gradient.coupled, 1 - beta
+        inside = lam**2 * square
+        self.second = v = beta * self.second + fresh * (q + mean2 + inside)
+        filled, seen = 1 - beta**t, v
+        if scale.centered:
+            self._averaged = beta**2 * self._averaged + fresh**2 * q
+            seen = v - self._averaged - inside * filled**2
+        root = (seen / ((filled if scale.unbiased else 1.0) * setting.size)) ** 0.5 + setting.eps
+        bend = 1.0
+        if setting.drift:
+            # A mean with normal entries, r of the noise's square: E b^2/(1 + r b^2) and E 1/(1 + r b^2), fitted to 2%.
+            r = mean2 / q
+            bend = ((1 + r) / (1 + 2.3 * r)) ** 0.5
+            root = root * ((1 + 0.8 * r) / (1 + r)) ** 0.5
+            bend = bend * ((1 + 0.8 * r) / (1 + r)) ** 0.5
+        factor = scale.rectification(t) / root if not scale.first else scale.rectification(t)
+        variance = 0.0
+        if scale.kurtosis is not None:
+            self._squares = beta**2 * self._squares + fresh**2 * q**2
+            variance = self._excess * self._squares / v**2
+        if scale.first:  # white still, and no second pole
+            q = q / root**2 * inverse_square(variance - self._excess * fresh * q / v)
+            return Divided(
+                q, self._decayed(lam, t, lr / root) / root, gradient.mean / root, factor, 1.0, factor, bend
+            )
+        spread = 1.0
+        if scale.kurtosis is not None:
+            # The bends are measured where v is a sum of one to ten squares; they keep the product within 3% there.
+            self._variance = variance / (1 + variance / 4)
+            decay, aged = self._memory.decay, beta * self._both
+            sigma2 = now.new**2 * q + now.old**2 * kept
+            share = (now.new**2 * fresh * q**2 + now.old**2 * aged) / (sigma2 * v)
+            spread = inverse_square(variance - self._excess * share)
+            shared = now.inflow * now.new * q + now.old * decay * kept
+            if decay:
+                lag = (now.inflow * now.new * fresh * q**2 + now.old * decay * aged) / (shared * v)
+                self._lag = self._excess * lag / (2 + self._excess * lag / 2)
+            self._both = decay**2 * aged + now.inflow**2 * fresh * q**2
+        return Divided(q, self._decayed(lam, t, lr / root), gradient.mean, factor, spread, factor, bend)
+
+    def writes(self) -> tuple[Number, Number]:
+        return (
+            inverse_root(self._variance) - self._lag,
+            self._scale.beta * self.second * (self._variance / 4 - self._lag),
+        )
+
+    def reads(self) -> tuple[Number, Number]:
+        return inverse_root(self._variance), 1 / self.second
+
+    def _decayed(self, lam: Number, t: int, step: Number) -> Number:
+        """A coupled decay as a noisy v changes it (see `correlation._second_moment`).
+
+        For scale-invariant gradients, weights that are large get gradients that are small, and so are decayed a
+        little more, as far as v, a memory of 1/(1-b2) steps, follows the squares of weights that forget in 1/(2 D).
+        """
+        setting, scale, memory = self._setting, self._scale, self._memory
+        if not setting.coupled or scale.kurtosis is None:
+            return lam
+        lam = lam * (1 + (setting.law.decay - 1) * (1 - scale.beta**t))
+        if setting.scale_invariant:
+            forgets = 2 * step * lam * (memory.new + memory.old * memory.inflow / (1 - memory.decay))
+            lam = lam * (1 + (1 - scale.beta) / (1 - scale.beta + forgets) * setting.small)
+        return lam
+
+
+class FadingMaximum:
+    """Adamax's v: it follows a growing gradient at once, and fades from a falling one by beta a step."""
+
+    def __init__(self, setting: Setting, scale: Max, zero: Number) -> None:
+        self.second = zero
+        self._setting, self._scale = setting, scale
+
+    def step(
+        self, t: int, now: Filter, kept: Number, gradient: Divided, mean2: Number, square: Number, lr: Number
+    ) -> Divided:
+        q, lam, size = gradient.power, gradient.coupled, self._setting.size
+        faded, fresh = self._scale.beta**2 * self.second, q + mean2 + lam**2 * square
+        self.second = (faded + fresh + abs(faded - fresh)) / 2  # the larger
+        root = (self.second / size) ** 0.5 + self._setting.eps
+        inverse, inverse2 = self._setting.fading
+        # Over few gradients the maximum is near their RMS, and the moments of a full one come later.
+        full = 1 - math.exp(-t / 3)
+        amplitude = (1 + (inverse2 - 1) * full) ** 0.5 / root
+        return gradient._replace(amplitude=amplitude, response=(1 + (inverse - 1) * full) / root)
+
+    def writes(self) -> tuple[Number, Number]:
+        return 1.0, 0.0
+
+    def reads(self) -> tuple[Number, Number]:
+        return 1.0, 0.0
+
+
+def divisor_of(setting: Setting, zero: Number) -> Divisor | None:
+    """The divisor of a rule that has one."""
+    match setting.rule.scale:
+        case Rms() as scale:
+            return RunningRms(setting, scale, zero)
+        case Max() as scale:
+            return FadingMaximum(setting, scale, zero)
+        case _:
+            return None

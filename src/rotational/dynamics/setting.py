@@ -1,0 +1,165 @@
+"""What is propagated: a rule, a neuron, its gradients, and how they enter the mean-field equations.
+
+    C       number of weights            W   E|w|^2            q   E|g|^2
+    gamma   RMS norm of the gradient: at |w| = 1 (scale-invariant, q = gamma^2/W), or at any w (q = gamma^2)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rotational.correlation import Correlation, Shape, correlation, fading_maximum
+from rotational.rule import Rule
+from rotational.scale import Max, Polar, Raw, Rms, Sign
+
+Number = Any
+"""A float, or an array with one entry for each neuron that is propagated side by side."""
+
+class Push(NamedTuple):
+    """What the optimizer is told at a step: lr, decay beside the gradient, and decay through it."""
+
+    lr: Number
+    shrink: Number
+    coupled: Number
+
+
+NODES = 12
+"""Classes of weights by their initial size, where each is decayed by a share of its own (see `Setting.nodes`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A rule at work on neurons of one kind; numbers may be arrays, one entry for each of several neurons.
+
+    size            C; 1 where it is not known, and then all squares are in units of C
+    known           whether `size` is the neuron's: only then are effects of order 1/C counted
+    gradient        gamma; 1 where it is not known, and then all is in its units
+    drift           |E g|/gamma: the share of the gradient that is its mean
+    radial          <u, w>/|w|^2 of the loss: decay beside the rule's
+    target          norm towards which decay pulls
+    shape           of the matrix that is orthogonalised
+    eps             of the rule, where gradients are known; 0 where they are not
+    """
+
+    rule: Rule
+    size: Number = 1.0
+    known: bool = False
+    gradient: Number = 1.0
+    scale_invariant: bool = True
+    drift: float = 0.0
+    radial: Number = 0.0
+    target: Number = 0.0
+    shape: Shape | None = None
+    eps: float = 0.0
+
+    def of_one(self) -> Setting:
+        """The same with plain numbers, for a single neuron: an order of magnitude faster than arrays of one."""
+        fields = ("size", "gradient", "radial", "target")
+        return replace(self, **{name: float(np.ravel(getattr(self, name))[0]) for name in fields})
+
+    @cached_property
+    def law(self) -> Correlation:
+        """How the update correlates with itself."""
+        return correlation(self.rule, self.shape)
+
+    @cached_property
+    def coupled(self) -> bool:
+        """Whether the decay passes through the rule's memory and scale."""
+        return self.rule.decay == "coupled"
+
+    @cached_property
+    def small(self) -> Number:
+        """1/C, the weight of what only a finite neuron shows."""
+        return 1 / self.size if self.known else 0.0 * self.size
+
+    @cached_property
+    def nodes(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(z^2, weights) of classes of weights that begin at w_i^2 = z^2 W/C; None where one mean serves all.
+
+        A coupled decay under Adam or a sign takes less, for its size, of a large weight than of a small one. While
+        it outweighs the gradient, weights do not shrink in proportion, and a mean over all of them is wrong: each
+        class has second moments of its own. Normal weights, by Gauss-Hermite quadrature.
+        """
+        if not self.coupled or isinstance(self.rule.scale, Raw):
+            return None
+        z, weights = np.polynomial.hermite_e.hermegauss(2 * NODES)
+        shape = (NODES,) + (1,) * np.ndim(self.gradient * self.size)
+        return z[NODES:].reshape(shape) ** 2, 2 * weights[NODES:].reshape(shape) / math.sqrt(2 * math.pi)
+
+    def total(self, x: Number) -> Number:
+        """The mean over classes, where there are classes."""
+        if self.nodes is None:
+            return x
+        weights = self.nodes[1]
+        return (weights.reshape((NODES,) + (1,) * (x.ndim - 1)) * x).sum(0)
+
+    def power(self, square: Number) -> Number:
+        """q = E|g|^2 at E|w|^2 = `square`."""
+        return self.gradient**2 / square if self.scale_invariant else self.gradient**2 + 0.0 * square
+
+    @cached_property
+    def unit(self) -> Number:
+        """The squared amplitude of a step whose length does not depend on the gradient's."""
+        if isinstance(self.rule.scale, Polar):
+            assert self.shape is not None
+            return self.rule.scale.multiplier(*self.shape) ** 2 * self.law_power * self.size
+        return self.size
+
+    @cached_property
+    def law_power(self) -> float:
+        """Mean square entry of an orthogonal factor."""
+        from rotational.polar import polar
+
+        assert isinstance(self.rule.scale, Polar)
+        assert self.shape is not None
+        return polar(*self.shape, steps=self.rule.scale.steps).power
+
+    @cached_property
+    def fading(self) -> tuple[float, float]:
+        """(E 1/v, E 1/v^2) of Adamax's maximum, for gradients of unit variance."""
+        assert isinstance(self.rule.scale, Max)
+        return fading_maximum(self.rule.scale)
+
+    @cached_property
+    def divides(self) -> bool:
+        """Whether the gradient is divided by a running size of itself."""
+        return isinstance(self.rule.scale, Rms | Max)
+
+    @cached_property
+    def aims(self) -> bool:
+        """Whether decay pulls towards a norm."""
+        return bool(np.any(self.target))
+
+    @cached_property
+    def scatters(self) -> bool:
+        """Whether lengths scatter over neurons enough to be followed."""
+        if self.nodes is not None or not self.known:
+            return False
+        return isinstance(self.rule.scale, Raw) if self.scale_invariant else True
+
+    @cached_property
+    def bounded(self) -> bool:
+        """Whether the update has one length, whatever the gradient's."""
+        return isinstance(self.rule.scale, Sign | Polar)
+
+
+def mean_sign(setting: Setting, steady: Number, noise: Number) -> Number:
+    """E sign(noise + c) over c, where c is what hardly changes: its square and the noise's, summed over entries.
+
+    For normal c this is sqrt(2/pi) over the RMS of both. In a class of weights of one size it is erf(x/sqrt(2))/x at
+    x^2 = steady/noise, here as sqrt(2/pi) (1 + 2x^2/3 + 4x^4/pi^2)^(-1/4), which is at most 2.6% off.
+    """
+    if setting.nodes is None:
+        return (2 / math.pi * setting.size / (noise + steady)) ** 0.5
+    x2 = steady / noise
+    return (2 / math.pi * setting.size / noise) ** 0.5 / (1 + x2 * (2 / 3 + 4 / math.pi**2 * x2)) ** 0.25
+
+
+def at_least(x: Number, low: Number) -> Number:
+    """The larger of two, for floats and for arrays."""
+    return (x + low + abs(x - low)) / 2

@@ -1,0 +1,193 @@
+"""The law of |w|^2 when all that is fast has settled: memory, correlations, and what the decay left in them.
+
+    W' - W = gain - loss W          E|w' - w|^2 = noise + pull W
+
+Equilibrium is where gain = loss W (`rest`), a forecast of many steps is this equation integrated, and the rotation
+of either follows from the two lines.
+
+    D   decay beside the gradient      delta   share of w that one step removes, by whatever way the decay enters
+    H   correlation.py                  k   W/E|g|^2 at rest of a linear rule with coupled decay
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rotational.dynamics.cautious import cautious
+from rotational.dynamics.setting import Number, Push, Setting, mean_sign
+from rotational.memory import Memory
+from rotational.scale import Max, Rms, Sign
+
+
+class Balance(NamedTuple):
+    """What one step adds to W, and the share of it that it removes; `delta` the share of w."""
+
+    gain: Number
+    loss: Number
+    noise: Number
+    pull: Number
+    delta: Number
+
+
+def second_at_rest(setting: Setting, square: Number, q: Number, coupled: Number) -> Number:
+    """v, summed over entries, after more steps than it remembers: q + wd^2 W."""
+    scale = setting.rule.scale
+    if isinstance(scale, Rms) and scale.centered:
+        # The square of a moving average is taken off: its share of noise, and the decay's part, which hardly moves.
+        return q * 2 * scale.beta / (1 + scale.beta)
+    return q + coupled**2 * square
+
+
+def balance(
+    setting: Setting, square: Number, q: Number, second: Number, push: Push, memory: Memory | None = None
+) -> Balance:
+    """The law at E|w|^2 = `square`, E|g|^2 = `q` and second moment `second` (both summed over entries).
+
+    `memory` stands for the rule's own while that changes (NAdam's warm-up).
+    """
+    rule, law, small = setting.rule, setting.law, setting.small
+    memory = rule.memory if memory is None else memory
+    r0 = memory.autocovariance()[0]
+    total = memory.new + memory.old * memory.inflow / (1 - memory.decay)
+    shrink = push.shrink + push.lr * setting.radial
+    if setting.aims:
+        shrink = shrink - push.shrink * setting.target / square**0.5
+    response, amplitude2 = 1.0, q * r0
+    if isinstance(rule.scale, Rms | Max):
+        divisor = (second / setting.size) ** 0.5 + setting.eps
+        inverse, inverse2 = setting.fading if isinstance(rule.scale, Max) else (1.0, 1.0)
+        response, amplitude2 = inverse / divisor, q * r0 * inverse2 / divisor**2
+    elif setting.bounded:
+        amplitude2 = setting.unit + 0.0 * square
+    lift = small * law.lift if setting.scale_invariant else 0.0
+    if not setting.coupled:
+        lr = push.lr
+        if rule.decay == "cautious":
+            cross, rest = 0.0 * square, 0.0
+            for _ in range(12):  # the correlation of u and w, and what it makes of the decay
+                delta, along, rest = cautious(
+                    setting, shrink, lr, square, cross, amplitude2 * law.power
+                )
+                cross = -along * amplitude2 * (law.tail(memory, 1 - delta) + lift)
+            shrink, lr = delta, along
+        else:
+            rest = 0.0
+        return _beside(law.power, law.tail(memory, 1 - shrink) + lift, lr, amplitude2, shrink, rest)
+    coupled = push.coupled
+    if isinstance(rule.scale, Sign):
+        steady = (coupled * total) ** 2 * square
+        response = mean_sign(setting, steady, q * r0)
+        delta = _delta(memory, push.lr * response, coupled)
+        tail = law.tail(memory, 1 - delta) + lift
+        return _beside(law.power, tail, push.lr, setting.size - response**2 * steady, delta, 0.0)
+    coupled = coupled * law.decay
+    step = push.lr * response
+    if isinstance(rule.scale, Rms) and rule.scale.kurtosis is not None and setting.scale_invariant:
+        # Weights that are large get gradients that are small, and so are decayed a little more, as far as
+        # v, a memory of 1/(1-b2) steps, follows the squares of weights that forget in 1/(2 D).
+        fresh = 1 - rule.scale.beta
+        coupled = coupled * (1 + fresh / (fresh + 2 * step * push.coupled * total) * small)
+    k, turn = stationary(memory, step, coupled + 1e-200)
+    delta = _delta(memory, step, coupled) + 1e-200 * step
+    loss = delta * (2 - delta)
+    growth = (law.power + 2 * law.tail(memory)) / (1 + 2 * memory_tail(memory))
+    goal = k * q * growth * (amplitude2 / (q * r0 * response**2))
+    return Balance(loss * goal, loss, goal * (2 * turn * law.power / growth - delta**2), delta**2, delta)
+
+
+def rest(setting: Setting, push: Push, memory: Memory | None = None) -> tuple[Number, Balance]:
+    """(W, balance) at equilibrium: where gain = loss W, and v is what it is there.
+
+    Raises ValueError where a decay so strong makes the step unstable.
+    """
+    power = relaxation(setting)
+    square = 1.0 + 0.0 * (setting.gradient * setting.size * setting.target * push.lr * push.shrink * push.coupled)
+    if setting.aims:
+        square = square + np.square(setting.target)
+    with np.errstate(all="ignore"):
+        for _ in range(100):
+            q = setting.power(square)
+            law = balance(setting, square, q, second_at_rest(setting, square, q, push.coupled), push, memory)
+            off = np.where(law.loss > 0, np.log(np.maximum(law.gain, 1e-300) / (law.loss * square)), 1.0)
+            square = square * np.exp(np.clip(off * 2 / power, -60, 60))
+            if np.all(~(np.abs(off) > 1e-11)):
+                break
+        q = setting.power(square)
+        law = balance(setting, square, q, second_at_rest(setting, square, q, push.coupled), push, memory)
+    return square, law
+
+
+def turn(before: Number, after: Number, gain: Number, moved: Number) -> Number:
+    """The RMS angle between successive weights: 2 asin of half the chord, |w'/|w'| - w/|w||; radians.
+
+    `gain` = |w'|^2 - |w|^2 and `moved` = E|w' - w|^2 come separately, so that nothing cancels at small angles.
+    """
+    lengths = np.sqrt(before * after)
+    square = (moved - (gain / (np.sqrt(before) + np.sqrt(after))) ** 2) / lengths
+    return 2 * np.arcsin(np.sqrt(np.clip(square, 0.0, 4.0)) / 2)
+
+
+def relaxation(setting: Setting) -> int:
+    """The power p for which |w|^p relaxes as exp(-p D t): see `theory.relaxation`."""
+    if not setting.scale_invariant:
+        return 2
+    if setting.coupled:
+        return 3 if setting.bounded or setting.divides else 4
+    return 2 if setting.bounded or setting.divides else 4
+
+
+def stationary(memory: Memory, step: Number, decay: Number) -> tuple[Number, Number]:
+    """(W/E|g|^2, 1 - cos) of  w' = w - step c,  c = new h + old m,  m' = decay m + inflow h,  h = g + wd w.
+
+    The covariances W = <w,w>, P = <w,m>, Q = <m,m> obey three linear equations; P and Q are eliminated so
+    that only terms of one sign are added, and nothing cancels however small lr*wd is. NaN where the step is not
+    stable.
+    """
+    m = memory
+    keep, kick = 1 - step * m.new * decay, step * m.new  # w' = keep w - pull m - kick g
+    pull, feed = step * m.old, m.inflow * decay  # m' = feed w + decay m + inflow g
+    faded = 1 - m.decay**2
+    # P = pw W - pq q, with Q = (feed^2 W + 2 feed decay P + inflow^2 q)/faded put in
+    denominator = 1 - keep * m.decay + pull * feed * (1 + 2 * m.decay**2 / faded)
+    pw = feed * (keep - pull * m.decay * feed / faded) / denominator
+    pq = m.inflow * (kick + pull * m.decay * m.inflow / faded) / denominator
+    # W (1 - keep^2) = -2 keep pull P + pull^2 Q + kick^2 q
+    cross = 2 * keep * pull - 2 * pull**2 * feed * m.decay / faded
+    loss = step * m.new * decay * (1 + keep) + cross * pw - (pull * feed) ** 2 / faded
+    gain = kick**2 + (pull * m.inflow) ** 2 / faded + cross * pq
+    k = np.where((loss > 0) & (gain > 0), gain / loss, np.nan)
+    return k, step * m.new * decay + pull * (pw - pq / k)
+
+
+def memory_tail(memory: Memory) -> float:
+    """H(1) of the filter itself, in units of its variance."""
+    r0, r1 = memory.autocovariance()
+    return r1 / (r0 * (1 - memory.decay))
+
+
+def _beside(power: float, tail: Number, lr: Number, amplitude2: Number, shrink: Number, rest: Number) -> Balance:
+    growth = lr**2 * amplitude2
+    return Balance(
+        gain=growth * (power + 2 * (1 - shrink) * tail) + rest,
+        loss=shrink * (2 - shrink),
+        noise=growth * (power - 2 * shrink * tail) + rest,
+        pull=shrink**2,
+        delta=shrink,
+    )
+
+
+def _delta(memory: Memory, step: Number, decay: Number) -> Number:
+    """1 - the larger eigenvalue of (w, s) -> ((1 - a) w - b s, f w + decay s): what a coupled decay takes off w."""
+    a, b, f = step * memory.new * decay, step * memory.old, memory.inflow * decay
+    sides = 1 - memory.decay + a
+    area = a * (1 - memory.decay) + b * f
+    return 2 * area / (sides + np.sqrt(np.maximum(sides**2 - 4 * area, 0.0)))
+
+
+def as_push(setting: Setting, lr: Any, weight_decay: Any, lr_max: Any = None) -> Push:
+    """What the rule makes of lr and weight decay."""
+    shrink = setting.rule.shrink(lr, weight_decay, lr_max)
+    return Push(lr, shrink, weight_decay if setting.coupled else 0.0 * shrink)

@@ -1,0 +1,225 @@
+"""Every step of the optimizer, in second moments: first steps, bias corrections and all.
+
+The weights and the decay's own part of the memory are a vector x = (w, s), linear in the noise:
+
+    x' = A x - lr u e_w,     s_t = decay s_{t-1} + inflow wd w_t     (s only for a coupled decay)
+
+so with M = E x x^T, X = E x_t u_t and P = E|u|^2,  M' = A M A^T - lr (A X e_w^T + e_w X^T A^T) + lr^2 P e_w e_w^T.
+X collects what past updates left in the weights: u correlates with u_j as a sum of poles (correlation.py), and
+each pole i is one vector Y_i' = pole_i A Y_i - lr amplitude rho^n_i e_w, X = amplitude sum w_i Y_i.
+
+    q   E|g|^2     c   filtered gradient, sigma^2 = E|c|^2     m   memory     rho   correlation of c with the next c
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from rotational.dynamics.cautious import cautious
+from rotational.dynamics.divisor import Divided, divisor_of
+from rotational.dynamics.scatter import scattered
+from rotational.dynamics.setting import Number, Push, Setting, at_least, mean_sign
+from rotational.memory import Filter
+from rotational.scale import Sign
+
+
+class Step(NamedTuple):
+    """One step: E|w|^2 before and after, its change, E|w' - w|^2, and Var|w|^2/W^2 before it."""
+
+    before: Number
+    after: Number
+    gain: Number
+    moved: Number
+    scatter: Number
+
+
+class Transient:
+    """Neurons on their way: `step` takes one step of the optimizer. `square` is their initial |w|^2.
+
+    >>> from rotational import rules
+    >>> neuron = Transient(Setting(rules.sgd(), size=64.0, known=True, gradient=0.5), square=1.0)
+    >>> round(neuron.step(Push(lr=0.1, shrink=0.0, coupled=0.1)).after, 6)   # (1 - lr wd)^2 + lr^2 gradient^2
+    0.9826
+    """
+
+    def __init__(self, setting: Setting, square: Number) -> None:
+        memory, law = setting.rule.memory, setting.law
+        self.setting, self.t = setting, 0
+        self._filters, self._decay = memory.coefficients(), memory.decay
+        self._sum = memory.new + memory.old * memory.inflow / (1 - memory.decay)
+        self._linear = setting.coupled or setting.drift > 0  # something runs along w through the memory
+        zero = 0.0 * (setting.gradient * setting.size * square)
+        self.scatter = self.mean = self._s_mean = self._m_mean = self._lift = zero
+        if setting.nodes is not None:
+            zero, square = zero + 0.0 * setting.nodes[0], square * setting.nodes[0]
+        self.divisor = divisor_of(setting, zero)
+        modes = zip(law.weights, law.powers, law.extras, strict=True)
+        if self.divisor is not None:  # its noise adds the second pole, of a weight that it knows itself
+            modes = iter([(1.0, 1, 1.0)] if law.plain else [(1.0, 1, 1.0), (1.0, 1, law.extras[1])])
+        self._modes = list(modes) if memory.decay > 0 and memory.old > 0 else []
+        # E ww, ws, ss;  E wY, sY of each mode;  E|m|^2;  old/sigma of the step before
+        self.square, self._ws, self._ss = square + zero, zero, zero
+        self._wy, self._sy = [zero] * len(self._modes), [zero] * len(self._modes)
+        self._kept, self._weight = zero, None
+
+    @property
+    def total(self) -> Number:
+        """E|w|^2."""
+        square = self.setting.total(self.square)
+        return square + self.mean**2 if self.setting.drift else square
+
+    @property
+    def divisor_second(self) -> Number:
+        """v before bias correction, entries summed; 1 where nothing is divided."""
+        return 1.0 + 0.0 * self.square if self.divisor is None else self.divisor.second
+
+    def step(self, push: Push) -> Step:
+        """Take one step; returns what happened."""
+        setting, now, before = self.setting, next(self._filters), self.total
+        self.t += 1
+        got = self._gradient(now, before, push)
+        sigma2 = now.new**2 * got.power + now.old**2 * self._kept
+        c_mean = now.new * got.mean + now.old * self._m_mean if setting.drift else 0.0
+        xw, xs, rho = self._crossed(now, sigma2, got.power)
+        amplitude, response = self._amplitude(now, sigma2, c_mean, got, xw, xs)
+        xw, xs = amplitude * xw - self._lifted(push.lr * amplitude**2), amplitude * xs
+        noise = amplitude**2 * got.spread
+        lr, shrink, rest = push.lr, push.shrink + push.lr * setting.radial, 0.0
+        if setting.aims:
+            shrink = shrink - push.shrink * setting.target / before**0.5
+        if setting.rule.decay == "cautious":
+            shrink, lr, rest = cautious(setting, shrink, lr, self.square, xw, noise)
+        off = -shrink - lr * response * now.new * got.coupled if self._linear else -shrink  # a11 - 1
+        a12, a21 = -lr * response * now.old, now.inflow * got.coupled
+        gain, moved = self._move(off, a12, a21, lr, xw, xs, lr**2 * noise + rest)
+        self._write(off, a12, a21, lr * amplitude, rho)
+        if setting.drift:
+            u_mean = self._mean_update(sigma2, c_mean, response * got.bend)
+            old, self.mean = self.mean, (1 + off) * self.mean + a12 * self._s_mean - lr * u_mean
+            self._s_mean = a21 * old + self._decay * self._s_mean
+            self._m_mean = self._decay * self._m_mean + now.inflow * got.mean
+            gain, moved = gain + self.mean**2 - old**2, moved + (self.mean - old) ** 2
+        self._kept = self._decay**2 * self._kept + now.inflow**2 * got.power
+        scatter = self.scatter
+        if setting.scatters:
+            delta = shrink + lr * response * self._sum * got.coupled
+            self.scatter = scattered(setting, scatter, gain / before, delta)
+        return Step(before, before + gain, gain, moved, scatter)
+
+    def _gradient(self, now: Filter, before: Number, push: Push) -> Divided:
+        """The gradient of this step, divided where the rule divides."""
+        setting, mean, lam, mean2 = self.setting, 0.0, push.coupled, 0.0
+        q = setting.power(before)
+        if setting.drift:
+            mean = setting.drift * q**0.5
+            mean2 = mean**2
+            if setting.scale_invariant:  # the mean is made orthogonal to w, and what is taken off it runs along w
+                mean2 = mean2 * (1 - self.mean**2 / before)
+                lam = lam - mean * self.mean / before
+            q = q * (1 - setting.drift**2)
+        got = Divided(q, lam, mean)
+        if self.divisor is None:
+            return got if setting.law.power == 1.0 else got._replace(spread=setting.law.power)
+        square = self.square + self.mean**2 if setting.drift else self.square
+        return self.divisor.step(self.t, now, self._kept, got, mean2, square, push.lr)
+
+    def _amplitude(
+        self, now: Filter, sigma2: Number, c_mean: Number, got: Divided, xw: Number, xs: Number
+    ) -> tuple[Number, Number]:
+        """RMS length of the update's noise, and what is made of a part of c that hardly changes.
+
+        What runs along w or the mean of the gradient is no noise, and is
+        correlated with the noise by what past noise left in it.
+        """
+        setting = self.setting
+        if not setting.bounded:
+            return got.amplitude * sigma2**0.5, got.response
+        length = setting.unit**0.5
+        if not self._linear:
+            return length, 0.0
+        if not isinstance(setting.rule.scale, Sign):
+            return length, length * (setting.law.weights[0] / sigma2) ** 0.5
+        new, old = now.new * got.coupled, now.old
+        steady = new**2 * self.square + 2 * new * old * self._ws + old**2 * self._ss
+        steady = steady + (new * self.mean + old * self._s_mean + c_mean) ** 2
+        cross, amplitude, response = new * xw + old * xs, length, 1.0
+        noise2 = sigma2
+        for _ in range(3):
+            response = mean_sign(setting, steady, noise2)
+            left = setting.size - response**2 * steady
+            if setting.drift:
+                left = setting.size - self._mean_update(sigma2, c_mean, 0.0) ** 2
+            amplitude = ((response * cross) ** 2 + left) ** 0.5 - response * cross
+            noise2 = at_least(sigma2 + 2 * amplitude * cross / response, 0.2 * sigma2)
+        return amplitude, response
+
+    def _mean_update(self, sigma2: Number, c_mean: Number, response: Number) -> Number:
+        """Length of the update's mean. That of a sign is not along the gradient's, but it is as constant."""
+        if not isinstance(self.setting.rule.scale, Sign):
+            return response * c_mean
+        return (2 / math.pi * self.setting.size * np.arcsin(c_mean**2 / (sigma2 + c_mean**2))) ** 0.5
+
+    def _crossed(self, now: Filter, sigma2: Number, q: Number) -> tuple[Number, Number, Number]:
+        """(E w u, E s u) for a u of length 1, from what past updates left; and rho, for those to come."""
+        xw, xs, rho = 0.0, 0.0, 0.0
+        if self._modes:
+            sigma = sigma2**0.5
+            weight = now.old / sigma
+            rho = (now.inflow * now.new * q + now.old * self._decay * self._kept) * weight / sigma
+            ratio = 1.0 if self._weight is None else weight / self._weight
+            self._weight = weight
+            reads = None if self.divisor is None else self.divisor.reads()
+            for i, (w, n, _) in enumerate(self._modes):
+                stretch, part = (ratio if n == 1 else ratio**n), (w if reads is None else reads[i])
+                self._wy[i] = self._wy[i] * stretch
+                xw = xw + part * self._wy[i]
+                if self._linear:
+                    self._sy[i] = self._sy[i] * stretch
+                    xs = xs + part * self._sy[i]
+        return xw, xs, rho
+
+    def _lifted(self, size: Number) -> Number:
+        """What the sign of a gradient that avoids w adds to -E w u (see `correlation._signs`)."""
+        setting = self.setting
+        if setting.law.lift and setting.scale_invariant and setting.known:
+            fresh = 1 - self._decay**2
+            self._lift = self._lift + fresh * (size * setting.small * setting.law.lift - self._lift)
+        return self._lift
+
+    def _move(
+        self, off: Number, a12: Number, a21: Number, lr: Number, xw: Number, xs: Number, noise: Number
+    ) -> tuple[Number, Number]:
+        """M' = A M A^T + ...; returns |w'|^2 - |w|^2 and |w' - w|^2, each summed so that nothing cancels."""
+        w, s, t, decay = self.square, self._ws, self._ss, self._decay
+        if not self._linear:
+            gain = off * (2 + off) * w - 2 * lr * (1 + off) * xw + noise
+            moved = off**2 * w - 2 * lr * off * xw + noise
+        else:
+            a11 = 1 + off
+            gain = off * (2 + off) * w + 2 * a11 * a12 * s + a12**2 * t - 2 * lr * (a11 * xw + a12 * xs) + noise
+            moved = off**2 * w + 2 * off * a12 * s + a12**2 * t - 2 * lr * (off * xw + a12 * xs) + noise
+            self._ws = a11 * a21 * w + (a11 * decay + a12 * a21) * s + a12 * decay * t - lr * (a21 * xw + decay * xs)
+            self._ss = a21**2 * w + 2 * a21 * decay * s + decay**2 * t
+        self.square = w + gain
+        if self.setting.law.lift:
+            # The direction that a remembered gradient avoided must still be near that of w.
+            self._lift = self._lift * (1 - moved / (w + self.square))
+        return self.setting.total(gain), self.setting.total(moved)
+
+    def _write(self, off: Number, a12: Number, a21: Number, size: Number, rho: Number) -> None:
+        """What this update leaves for those to come."""
+        writes = None if self.divisor is None else self.divisor.writes()
+        for i, (_, n, e) in enumerate(self._modes):
+            wy, pole = self._wy[i], self._decay**n * e
+            new = size * (rho if n == 1 else rho**n)
+            if writes is not None:
+                new = new * writes[i]
+            if self._linear:
+                sy = self._sy[i]
+                self._wy[i] = pole * ((1 + off) * wy + a12 * sy) - new
+                self._sy[i] = pole * (a21 * wy + self._decay * sy)
+            else:
+                self._wy[i] = pole * (1 + off) * wy - new

@@ -1,0 +1,250 @@
+"""Forecast: norm and rotation at every step of a run that has not begun, for any rule and any schedule.
+
+The second moments of the weights are followed (dynamics/): from any norm, through the optimizer's first steps, along
+any lr and weight decay. Derivation and simulation: docs/theory.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rotational import _check, schedule, theory
+from rotational.correlation import Shape
+from rotational.dynamics.path import Path, Told, follow
+from rotational.dynamics.setting import Setting
+from rotational.dynamics.settled import rest
+from rotational.outlook import Forecast
+from rotational.rule import Rule
+from rotational.scale import Polar, Raw, Rms
+
+
+def forecast(
+    rule: Rule,
+    *,
+    lr: schedule.Schedule,
+    weight_decay: schedule.Schedule,
+    steps: int,
+    norm: ArrayLike | None = None,
+    size: ArrayLike | None = None,
+    gradient_norm: ArrayLike | None = None,
+    scale_invariant: bool = True,
+    drift: float = 0.0,
+    radial: float = 0.0,
+    target_norm: float = 0.0,
+    shape: Shape | None = None,
+    kurtosis: float | None = 3.0,
+    every: int = 1,
+) -> Forecast:
+    """Forecast `steps` steps of neurons under `rule`: rotation, norm and update size of each.
+
+    lr, weight_decay    a number; a number for each step; a function of the steps taken before; for lr a torch
+                        scheduler, which is read and not stepped
+    norm                initial RMS length; None starts at the equilibrium of the highest lr
+    size                weights of a neuron, C
+    gradient_norm       RMS norm of its gradient: at |w| = 1 where the gradient is `scale_invariant` (orthogonal to w,
+                        shrinking as 1/|w|), at any w where it is not (isotropic)
+    drift               |E g|/gradient_norm, the share of the gradient that is its mean, of one direction throughout
+    radial              <u, w>/|w|^2 that the loss adds (scale-sensitive weights): decay D = lr (wd + radial)
+    target_norm         norm towards which decay pulls, D (1 - target_norm/|w|)
+    shape               (rows, columns) of the matrix, which Muon needs; all is said of one row
+    kurtosis            of the gradient's entries where the rule does not say; None takes Adam's v as exact
+    every               steps from one kept value to the next: what bounds the memory
+
+    `norm`, `size` and `gradient_norm` may be arrays of G neurons; then the results are [T, G], else [T]. What is
+    needed and not given is refused: Adam's norm needs `size`, SGD's `gradient_norm`, Adam+L2 both.
+
+    The noise is white, and so is the walk; the first steps, the memory's filling, a second moment that lags, a
+    schedule and finite lr*weight_decay are all followed. Runs longer than 6000 steps are integrated in blocks after
+    their beginning. Raises TypeError or ValueError for numbers out of range and schedules that are too short.
+
+    >>> from rotational import rules
+    >>> cosine = lambda t: 3e-3 * (0.5 + 0.5 * math.cos(math.pi * t / 10_000))
+    >>> f = forecast(rules.adamw(), lr=cosine, weight_decay=0.1, steps=10_000, norm=0.58, size=256)
+    >>> f.step[8999], round(f.rotation[8999] / f.static[8999], 2)      # at 90% of a cosine the norm lags
+    (9000, 0.33)
+
+    Source: docs/theory.md; Kosson et al. 2024 (arXiv 2305.17212) for the random walk.
+    """
+    call = "forecast"
+    steps, every = _check.whole(call, "steps", steps), _check.whole(call, "every", every)
+    arrays = {name: _neurons(call, name, x) for name, x in (("norm", norm), ("size", size), ("gradient_norm", gradient_norm))}
+    count = _count(call, arrays)
+    lrs = schedule.values(call, "lr", lr, steps)
+    decays = schedule.values(call, "weight_decay", weight_decay, steps)
+    setting = _setting(call, rule, arrays, count, scale_invariant, drift, radial, target_norm, shape, kurtosis)
+    result = propagate(call, setting, lrs, decays, steps, arrays["norm"], every, known=known(setting, arrays))
+    return result if any(x is not None and np.ndim(x) for x in (norm, size, gradient_norm)) else result.neuron(0)
+
+
+def propagate(
+    call: str,
+    setting: Setting,
+    lr: float | np.ndarray,
+    decay: float | np.ndarray,
+    steps: int,
+    norm: np.ndarray | None,
+    every: int,
+    *,
+    known: bool,
+    scale: np.ndarray | None = None,
+) -> Forecast:
+    """The forecast of a checked setting; `scale` multiplies lr, one entry for each neuron."""
+    told = Told(setting, lr, decay, np.ones_like(setting.size) if scale is None else scale, steps)
+    _bounded(call, setting, told)
+    notes: list[str] = []
+    if norm is None:
+        square = _at_highest(call, setting, told)
+        notes.append("No initial norm was given: the run starts at the equilibrium of its highest learning rate.")
+    else:
+        square = np.broadcast_to(norm**2, setting.size.shape) + 0.0
+    path = follow(setting, told, square, every)
+    if path.outweighed.any():
+        last = int(path.step[path.outweighed.any(axis=1)].max())
+        notes.append(
+            f"Up to step {last:,} decay outweighs the gradient: weights shrink by a fixed amount rather than in "
+            "proportion, which is followed class by class of their initial size."
+        )
+    return _result(setting, path, known, tuple(notes))
+
+
+def _result(setting: Setting, path: Path, known: bool, notes: tuple[str, ...]) -> Forecast:
+    norm, settled = np.sqrt(path.square), np.sqrt(path.settled)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = norm / settled
+        reached = np.where(settled > 0, np.minimum(ratio, 1 / ratio), 0.0)
+        timescale = np.where(path.delta > 0, 1 / path.delta, math.inf)
+    return Forecast(
+        rule=setting.rule,
+        step=path.step,
+        lr=np.broadcast_to(path.lr, norm.shape),
+        weight_decay=np.broadcast_to(path.decay, norm.shape),
+        rotation=path.rotation,
+        norm=norm if known else None,
+        update=path.update if known else None,
+        static=path.static,
+        static_norm=settled if known else None,
+        reached=np.nan_to_num(reached),
+        timescale=timescale,
+        notes=notes,
+    )
+
+
+# What the user gave -------------------------------------------------------------------------------------------
+
+
+def noisy(rule: Rule, kurtosis: float | None) -> Rule:
+    """The rule with the kurtosis of its gradients, where it names none."""
+    if isinstance(rule.scale, Rms) and rule.scale.kurtosis is None and kurtosis is not None:
+        return replace(rule, scale=replace(rule.scale, kurtosis=_check.number("forecast", "kurtosis", kurtosis, low=1)))
+    return rule
+
+
+def known(setting: Setting, arrays: dict[str, np.ndarray | None]) -> bool:
+    """Whether norms are in the user's own units."""
+    if isinstance(setting.rule.scale, Raw):
+        return arrays["gradient_norm"] is not None
+    return setting.known and (not theory.depends_on_gradient(setting) or arrays["gradient_norm"] is not None)
+
+
+def _setting(
+    call: str,
+    rule: Rule,
+    arrays: dict[str, np.ndarray | None],
+    count: int,
+    scale_invariant: bool,
+    drift: float,
+    radial: float,
+    target_norm: float,
+    shape: Shape | None,
+    kurtosis: float | None,
+) -> Setting:
+    first = {name: None if x is None else float(x[0]) for name, x in arrays.items()}
+    setting = theory.described(
+        call, rule, first["size"], first["gradient_norm"], scale_invariant,
+        shape=shape, radial=radial, target_norm=target_norm, drift=drift,
+    )  # fmt: skip
+    needs = {
+        "shape": isinstance(rule.scale, Polar) and shape is None,
+        "size": not setting.known and (arrays["norm"] is not None or bool(target_norm)) and not isinstance(rule.scale, Raw),
+        "gradient_norm": arrays["gradient_norm"] is None
+        and isinstance(rule.scale, Raw)
+        and (arrays["norm"] is not None or bool(target_norm)),
+    }
+    if theory.depends_on_gradient(setting):
+        needs |= {"size": not setting.known, "gradient_norm": arrays["gradient_norm"] is None}
+    missing = [f"{name}=" for name, absent in needs.items() if absent]
+    if missing:
+        raise ValueError(
+            f"{call}({rule.name}): the norm of this rule needs {' and '.join(missing)}. {_MEANINGS[missing[0]]}"
+        )
+    full = np.ones(count)
+
+    def column(name: str, otherwise: float) -> np.ndarray:
+        x = arrays[name]
+        return full * (otherwise if x is None else x)
+
+    return replace(
+        setting,
+        rule=noisy(rule, kurtosis),
+        size=full * setting.size if shape is not None else column("size", setting.size),
+        gradient=column("gradient_norm", 1.0),
+    )
+
+
+_MEANINGS = {
+    "shape=": "Give the rows and columns of the matrix that is orthogonalised.",
+    "size=": "Give the number of weights of a neuron (its fan-in).",
+    "gradient_norm=": "Give the RMS norm of a neuron's gradient, at |w| = 1 where it is scale-invariant.",
+}
+
+
+def _neurons(call: str, name: str, value: Any) -> np.ndarray | None:
+    if value is None:
+        return None
+    if np.ndim(value) == 0:
+        return np.array([_check.number(call, name, value, low=0, above=True)])
+    if np.ndim(value) != 1 or len(value) == 0:
+        raise ValueError(f"{call}({name}=array of {np.ndim(value)} axes): expected a number, or one for each neuron.")
+    return np.array([_check.number(call, f"{name}[{i}]", x, low=0, above=True) for i, x in enumerate(value)])
+
+
+def _count(call: str, arrays: dict[str, np.ndarray | None]) -> int:
+    counts = {name: len(x) for name, x in arrays.items() if x is not None and len(x) > 1}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name}= has {n}" for name, n in counts.items())
+        raise ValueError(f"{call}: expected as many entries in each of them, but {told}.")
+    return max(counts.values(), default=1)
+
+
+def _bounded(call: str, setting: Setting, told: Told) -> None:
+    """Refuse a decay that takes the whole weight in one step."""
+    lr = told.lr * float(np.max(told.scale)) if isinstance(told.lr, float) else told.lr * float(np.max(told.scale))
+    rule = setting.rule
+    taken = lr * told.decay if rule.decay == "coupled" else rule.shrink(lr, told.decay, float(np.max(lr)) or None)
+    if rule.decay == "coupled" and not isinstance(rule.scale, Raw):
+        return  # divided by the size of the gradient, it cannot take more than the rule's step
+    if np.max(taken) >= 1:
+        at = int(np.argmax(taken))
+        raise ValueError(
+            f"{call}(lr, weight_decay): at step {at} one step would remove the whole weight, for its decay is "
+            f"{float(np.max(taken)):g}. lr*weight_decay must be below 1."
+        )
+
+
+def _at_highest(call: str, setting: Setting, told: Told) -> np.ndarray:
+    """E|w|^2 at the equilibrium of the highest lr."""
+    at = 0 if isinstance(told.lr, float) else int(np.argmax(told.lr))
+    push = told.at(at)
+    square, law = rest(setting, push)
+    square = np.broadcast_to(square, setting.size.shape) + 0.0
+    if not np.all(np.isfinite(square) & (law.loss > 0) & (square > 0) & (law.gain > 0)):
+        raise ValueError(
+            f"{call}(norm=None): there is no equilibrium to start from at the highest lr, {told.top:g} (step {at}). "
+            "Give the initial norm."
+        )
+    return square

@@ -1,0 +1,179 @@
+"""What a forecast says: series over steps, as numbers, a table, a picture or a data frame."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from rotational.rule import Rule
+
+NEAR = 0.1
+"""Rotation within this share of the static one counts as there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """Norm and rotation of a neuron over a run: an entry for each kept step [T], or [T, G] for G neurons.
+
+    step            [T] optimizer steps taken, this one included
+    lr weight_decay of the step
+    rotation        RMS angle between the weights before and after the step (2 asin of half the chord of unit vectors,
+                    not its tangent), radians
+    norm            RMS length after the step; None where the inputs that give it units are missing
+    update          RMS length of the change in the step, decay included; None like `norm`
+    static          rotation at the equilibrium of this step's lr and weight decay: what the static formula says
+    static_norm     norm there; infinite without decay
+    reached         how near the norm is to that equilibrium: the smaller of norm/static_norm and its inverse
+    timescale       1/D: steps over which past updates are forgotten at this step's decay
+    held            True where a rotational optimizer holds the rotation, which is then no random walk's
+    notes           what was assumed, and where the law is stretched, in words
+
+    >>> from rotational import forecast, rules
+    >>> f = forecast(rules.adamw(), lr=1e-2, weight_decay=0.1, steps=4000, norm=0.3, size=64)
+    >>> f.arrives, round(f.transient, 2)        # the first step within 10% of static; share of steps that are not
+    (1161, 0.29)
+    """
+
+    rule: Rule
+    step: np.ndarray
+    lr: np.ndarray
+    weight_decay: np.ndarray
+    rotation: np.ndarray
+    norm: np.ndarray | None
+    update: np.ndarray | None
+    static: np.ndarray
+    static_norm: np.ndarray | None
+    reached: np.ndarray
+    timescale: np.ndarray
+    held: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """Rotation over static rotation; NaN where nothing turns."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.static > 0, self.rotation / self.static, math.nan)
+
+    @property
+    def arrives(self) -> Any:
+        """The first kept step whose rotation is within 10% of the static one; None for never. A list for G neurons."""
+        near = np.abs(self.ratio - 1) <= NEAR
+        if near.ndim == 2:
+            return [self.neuron(i).arrives for i in range(near.shape[1])]
+        return int(self.step[np.argmax(near)]) if near.any() else None
+
+    @property
+    def transient(self) -> Any:
+        """The share of the run in which rotation is not within 10% of the static one, steps without lr left out."""
+        moving = np.isfinite(self.ratio)
+        far = moving & ~(np.abs(self.ratio - 1) <= NEAR)
+        share = far.sum(axis=0) / np.maximum(moving.sum(axis=0), 1)
+        return float(share) if np.ndim(share) == 0 else share
+
+    @property
+    def distance(self) -> Any:
+        """Square root of the sum of squared angles, radians: how far a random walk of these steps gets."""
+        every = float(self.step[0]) if len(self.step) else 1.0
+        walked = np.sqrt(every * np.sum(self.rotation**2, axis=0))
+        return float(walked) if np.ndim(walked) == 0 else walked
+
+    def neuron(self, index: int) -> Forecast:
+        """The forecast of one of G neurons."""
+        if self.rotation.ndim == 1:
+            return self
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: x[:, index] for k, x in arrays.items() if isinstance(x, np.ndarray) and x.ndim == 2})
+
+    def at(self, step: int) -> dict[str, Any]:
+        """All values at the last kept step that is not after `step`.
+
+        Raises ValueError for a step before the first that was kept.
+        """
+        i = int(np.searchsorted(self.step, step, side="right")) - 1
+        if i < 0:
+            raise ValueError(f"Forecast.at({step}): the first step that was kept is {int(self.step[0])}.")
+        return {k: (x[i].item() if np.ndim(x[i]) == 0 else x[i]) for k, x in self.series().items()}
+
+    def series(self) -> dict[str, np.ndarray]:
+        """The series that are known, by name, `step` first."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: x for k, x in found.items() if isinstance(x, np.ndarray)}
+
+    # To look at ---------------------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        if self.rotation.ndim == 2:
+            count = self.rotation.shape[1]
+            return "\n\n".join(f"neuron {i}\n{self.neuron(i)}" for i in range(min(count, 4))) + (
+                f"\n\n... and {count - 4} more" if count > 4 else ""
+            )
+        lines = [f"{self.rule.name}, {int(self.step[-1]):,} steps", *self._rows(), "", *self.sentences()]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.rotation.shape))
+        return f"Forecast({self.rule.name}, {int(self.step[-1]):,} steps, kept {shape})"
+
+    def _rows(self) -> list[str]:
+        chosen = sorted({int(np.argmin(np.abs(self.step - self.step[-1] * part))) for part in _PARTS})
+        names = ["step", "lr", "rotation", "of static", "norm", "of equilibrium", "update"]
+        rows = [[f"{int(self.step[i]):,}", f"{self.lr[i]:.3g}", f"{self.rotation[i]:.3g}", _share(self.ratio[i]),
+                 _known(self.norm, i), _share(self.reached[i]), _known(self.update, i)] for i in chosen]  # fmt: skip
+        widths = [max(len(row[k]) for row in [names, *rows]) for k in range(len(names))]
+        return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [names, *rows]]
+
+    def sentences(self) -> list[str]:
+        """What the numbers mean, plainly; the notes after it."""
+        if self.held:
+            return ["Rotation is held from the first step, and norms stay where they start.", *self.notes]
+        if not np.any(self.static > 0):
+            return ["Without weight decay there is no equilibrium: norms grow and rotation falls.", *self.notes]
+        arrives = self.arrives
+        if arrives is None:
+            said = "Rotation is never within 10% of what the static formula says."
+        else:
+            said = (
+                f"Rotation comes within 10% of what the static formula says at step {arrives:,}; "
+                f"it is not there in {self.transient:.0%} of the run."
+            )
+        return [said, *self.notes]
+
+    def plot(self, *, title: str | None = None) -> Any:
+        """A Plotly figure: rotation beside the static one, and the norm beside its equilibrium.
+
+        >>> from rotational import forecast, rules
+        >>> figure = forecast(rules.adamw(), lr=1e-2, weight_decay=0.1, steps=100, norm=1.0, size=64).plot()
+        >>> [trace.name for trace in figure.data]
+        ['rotation', 'static formula', 'norm', 'equilibrium norm']
+        """
+        from rotational.report import outlook  # the one edge to reports, taken when it is asked for
+
+        return outlook.figure(self, title=title)
+
+    def to_pandas(self) -> Any:
+        """A data frame, a row for each kept step; for G neurons, a row for each step and neuron.
+
+        Raises ImportError with what to install where pandas is absent.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise ImportError("Forecast.to_pandas() needs pandas: pip install 'rotational[pandas]'.") from None
+        if self.rotation.ndim == 1:
+            return pandas.DataFrame(self.series())
+        frames = [pandas.DataFrame({"neuron": i, **self.neuron(i).series()}) for i in range(self.rotation.shape[1])]
+        return pandas.concat(frames, ignore_index=True)
+
+
+_PARTS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
+
+
+def _share(x: float) -> str:
+    return f"{x:.2f}" if math.isfinite(x) else "-"
+
+
+def _known(x: np.ndarray | None, i: int) -> str:
+    return "unknown" if x is None else f"{x[i]:.3g}"
