@@ -32,9 +32,18 @@ ALLOWED: dict[str, set[str]] = {
     "rules": {"_check", "memory", "scale", "rule"},
     "layers": {"_check", "neurons"},
     # two independent witnesses
-    "correlation": {"memory", "scale", "rule"},
-    "theory": {"_check", "memory", "scale", "rule", "correlation"},
+    "polar": {"_check"},
+    "correlation": {"memory", "scale", "rule", "polar"},
+    "dynamics": {"memory", "scale", "rule", "correlation", "polar"},
+    "theory": {"_check", "memory", "scale", "rule", "correlation", "dynamics"},
     "walk": {"_check", "neurons", "scale", "rule"},
+    # a run that has not begun
+    "schedule": {"_check"},
+    "outlook": {"rule", "report"},
+    "forecasts": {"_check", "correlation", "dynamics", "outlook", "rule", "scale", "schedule", "theory"},
+    "scaling": {"memory", "rule", "scale"},
+    "retarget": {"_check", "rule", "scaling", "theory"},
+    "replay": {"_check", "records", "layers"},
     # control
     "rotate": {"_array", "neurons"},
     "control": {"_check", "neurons", "scale", "rule", "theory"},
@@ -50,15 +59,19 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"records", "rule", "scale", "theory"},
     "lab": {"_check", "layers", "optim", "monitor", "walk", "theory", "records", "rule", "rules"},
     "cli": {"_check", "rule", "rules", "theory", "prediction", "optim", "monitor", "records", "report", "lab"},
-    "__init__": {"layers", "monitor", "neurons", "optim", "prediction", "rule", "rules", "theory", "walk"},
+    "__init__": {
+        *("forecasts", "layers", "monitor", "neurons", "optim", "outlook", "prediction", "replay", "retarget"),
+        *("rule", "rules", "theory", "walk"),
+    },
 }
 
-ON_CALL = {("monitor", "report")}
+ON_CALL = {("monitor", "report"), ("outlook", "report"), ("replay", "layers")}
 """Edges that may stand in a function only."""
 
 WITHOUT_TORCH = (
     *("records", "memory", "scale", "rule", "rules", "correlation", "theory", "walk", "neurons", "rotate", "control"),
     *("optim.recognise", "prediction", "report.page", "cli"),
+    *("schedule", "outlook", "forecasts", "scaling", "retarget", "replay", "polar"),
 )
 """What loads without torch."""
 
@@ -255,6 +268,6 @@ def test_every_public_name_is_there_and_explained(name: str) -> None:
 
 
 def test_the_public_face_is_sorted_and_complete() -> None:
-    assert sorted(rotational.__all__) == sorted({*_HOME, "rules", "walk"})
+    assert sorted(rotational.__all__) == sorted({*_HOME, "replay", "retarget", "rules", "walk"})
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = rotational.nothing

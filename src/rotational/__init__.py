@@ -9,7 +9,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rotational.walk import walk  # at once: loaded later, the module would shadow the function of its name
+# At once: loaded later, these modules would shadow the functions of their names.
+from rotational.replay import replay
+from rotational.retarget import retarget
+from rotational.walk import walk
 
 if TYPE_CHECKING:
     from rotational import rules
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from rotational.optim.named import SGD, Adam, AdamW, Lion
     from rotational.outlook import Forecast
     from rotational.prediction import predict
+    from rotational.replay import Angles, replay_groups
+    from rotational.retarget import Config
     from rotational.rule import Rule
     from rotational.theory import Equilibrium, equilibrium
 
@@ -28,6 +33,8 @@ _HOME = {
     "Adam": "optim.named",
     "AdamW": "optim.named",
     "Lion": "optim.named",
+    "Angles": "replay",
+    "Config": "retarget",
     "Equilibrium": "theory",
     "Forecast": "outlook",
     "equilibrium": "theory",
@@ -37,6 +44,7 @@ _HOME = {
     "groups": "layers",
     "partition": "layers",
     "predict": "prediction",
+    "replay_groups": "replay",
     "watch": "monitor",
 }
 
@@ -44,6 +52,8 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Angles",
+    "Config",
     "Equilibrium",
     "Forecast",
     "Lion",
@@ -54,6 +64,9 @@ __all__ = [
     "groups",
     "partition",
     "predict",
+    "replay",
+    "replay_groups",
+    "retarget",
     "rules",
     "walk",
     "watch",
@@ -64,7 +77,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(import_module(f"rotational.{_HOME[name]}"), name)
-    elif name in ("rules", "layers", "lab", "report", "records", "theory", "optim"):
+    elif name in ("rules", "layers", "lab", "report", "records", "schedule", "theory", "optim"):
         value = import_module(f"rotational.{name}")
     else:
         raise AttributeError(f"module 'rotational' has no attribute {name!r}")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from rotational.memory import Memory
-
+from rotational.polar import polar
 from rotational.rule import Rule
 from rotational.scale import Max, Polar, Rms, Sign
 
@@ -71,8 +71,6 @@ def correlation(rule: Rule, shape: Shape | None = None) -> Correlation:
             return _signs(rule.memory)
         case Polar() as scale:
             rows, columns = shape or (1, 1)
-            from rotational.polar import polar
-
             law = polar(rows, columns, steps=scale.steps)
             return Correlation(1.0, law.coefficients, law.exponents, (1.0,) * len(law.exponents))
         case Rms(kurtosis=float(kurtosis)) as scale:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rotational.correlation import Correlation, Shape, correlation, fading_maximum
+from rotational.polar import polar
 from rotational.rule import Rule
 from rotational.scale import Max, Polar, Raw, Rms, Sign
 
@@ -113,8 +114,6 @@ class Setting:
     @cached_property
     def law_power(self) -> float:
         """Mean square entry of an orthogonal factor."""
-        from rotational.polar import polar
-
         assert isinstance(self.rule.scale, Polar)
         assert self.shape is not None
         return polar(*self.shape, steps=self.rule.scale.steps).power
