@@ -91,7 +91,7 @@ def equilibrium(
     if lr == 0 or (push.shrink == 0 and push.coupled == 0 and not radial):
         still = 0.0 if lr == 0 else None
         return Equilibrium(0.0, math.inf if lr else None, still, math.inf, math.inf)
-    if depends_on_gradient(setting) and (size is None or gradient_norm is None):
+    if depends_on_gradient(setting) and not (setting.known and gradient_norm is not None):
         return Equilibrium(None, None, None, None, None)
     if isinstance(rule.scale, Sign) and rule.scale.linearised and not setting.coupled:
         # the paper's form, which is that of small lr*wd
@@ -106,7 +106,7 @@ def equilibrium(
         raise ValueError(f"{call}({rule.name}): decay this strong makes the step unstable; lower lr*weight_decay.")
     moved = law.noise + law.pull * square
     rotation = float(settled.turn(square, square, 0.0, moved) * scatter.turning(setting, scatter.at_rest(setting, law.delta)))
-    known = gradient_norm is not None if isinstance(rule.scale, Raw) else size is not None
+    known = gradient_norm is not None if isinstance(rule.scale, Raw) else setting.known
     norm, update = (math.sqrt(square), math.sqrt(moved)) if known else (None, None)
     strength = push.shrink if not setting.coupled else _strength(setting, lr, weight_decay, float(square))
     return Equilibrium(rotation, norm, update, *_times(setting, float(law.delta), strength))

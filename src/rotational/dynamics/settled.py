@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rotational.dynamics.cautious import cautious
-from rotational.dynamics.setting import Number, Push, Setting, mean_sign
+from rotational.dynamics.setting import Number, Push, Setting, at_least, mean_sign
 from rotational.memory import Memory
 from rotational.scale import Max, Rms, Sign
 
@@ -78,11 +78,7 @@ def balance(
         return _beside(law.power, law.tail(memory, 1 - shrink) + lift, lr, amplitude2, shrink, rest)
     coupled = push.coupled
     if isinstance(rule.scale, Sign):
-        steady = (coupled * total) ** 2 * square
-        response = mean_sign(setting, steady, q * r0)
-        delta = _delta(memory, push.lr * response, coupled)
-        tail = law.tail(memory, 1 - delta) + lift
-        return _beside(law.power, tail, push.lr, setting.size - response**2 * steady, delta, 0.0)
+        return _sign_of_both(setting, square, q, push, memory)
     coupled = coupled * law.decay
     step = push.lr * response
     if isinstance(rule.scale, Rms) and rule.scale.kurtosis is not None and setting.scale_invariant:
@@ -166,6 +162,26 @@ def memory_tail(memory: Memory) -> float:
     """H(1) of the filter itself, in units of its variance."""
     r0, r1 = memory.autocovariance()
     return r1 / (r0 * (1 - memory.decay))
+
+
+def _sign_of_both(setting: Setting, square: Number, q: Number, push: Push, memory: Memory) -> Balance:
+    """The sign of a gradient that includes the decay: every step has the length lr sqrt(C).
+
+    What runs along w passes as through a linear rule of step lr response; that rule's stationary covariance also says
+    how much of c, beside what runs along w, there is: 2 k q (1 - cos)/step^2 is all of E|c|^2.
+    """
+    law, r0 = setting.law, memory.autocovariance()[0]
+    total = memory.new + memory.old * memory.inflow / (1 - memory.decay)
+    decay = push.coupled + 1e-200
+    steady, noise = (decay * total) ** 2, q * r0
+    for _ in range(6):
+        step = push.lr * mean_sign(setting, steady * square, noise) + 1e-200
+        k, turning = stationary(memory, step, decay)
+        noise = at_least(q * k * (2 * turning / step**2 - steady), 0.2 * q * r0)
+    delta = _delta(memory, step, decay)
+    loss, moved = delta * (2 - delta), push.lr**2 * setting.size
+    growth = (law.power + 2 * law.tail(memory)) / (1 + 2 * memory_tail(memory))
+    return Balance(loss * growth * moved / (2 * turning), loss, moved + 0.0 * square, 0.0 * delta, delta)
 
 
 def _beside(power: float, tail: Number, lr: Number, amplitude2: Number, shrink: Number, rest: Number) -> Balance:
