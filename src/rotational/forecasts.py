@@ -72,7 +72,9 @@ def forecast(
     """
     call = "forecast"
     steps, every = _check.whole(call, "steps", steps), _check.whole(call, "every", every)
-    arrays = {name: _neurons(call, name, x) for name, x in (("norm", norm), ("size", size), ("gradient_norm", gradient_norm))}
+    arrays = {
+        name: _neurons(call, name, x) for name, x in (("norm", norm), ("size", size), ("gradient_norm", gradient_norm))
+    }
     count = _count(call, arrays)
     lrs = schedule.values(call, "lr", lr, steps)
     decays = schedule.values(call, "weight_decay", weight_decay, steps)
@@ -165,12 +167,14 @@ def _setting(
 ) -> Setting:
     first = {name: None if x is None else float(x[0]) for name, x in arrays.items()}
     setting = theory.described(
-        call, rule, first["size"], first["gradient_norm"], scale_invariant,
+        call, rule, None if first["size"] is None else int(first["size"]), first["gradient_norm"], scale_invariant,
         shape=shape, radial=radial, target_norm=target_norm, drift=drift,
     )  # fmt: skip
     needs = {
         "shape": isinstance(rule.scale, Polar) and shape is None,
-        "size": not setting.known and (arrays["norm"] is not None or bool(target_norm)) and not isinstance(rule.scale, Raw),
+        "size": not setting.known
+        and (arrays["norm"] is not None or bool(target_norm))
+        and not isinstance(rule.scale, Raw),
         "gradient_norm": arrays["gradient_norm"] is None
         and isinstance(rule.scale, Raw)
         and (arrays["norm"] is not None or bool(target_norm)),
@@ -206,11 +210,20 @@ _MEANINGS = {
 def _neurons(call: str, name: str, value: Any) -> np.ndarray | None:
     if value is None:
         return None
+    check = _whole if name == "size" else _above_zero
     if np.ndim(value) == 0:
-        return np.array([_check.number(call, name, value, low=0, above=True)])
+        return np.array([check(call, name, value)])
     if np.ndim(value) != 1 or len(value) == 0:
         raise ValueError(f"{call}({name}=array of {np.ndim(value)} axes): expected a number, or one for each neuron.")
-    return np.array([_check.number(call, f"{name}[{i}]", x, low=0, above=True) for i, x in enumerate(value)])
+    return np.array([check(call, f"{name}[{i}]", x) for i, x in enumerate(value)])
+
+
+def _whole(call: str, name: str, value: Any) -> float:
+    return float(_check.whole(call, name, value))
+
+
+def _above_zero(call: str, name: str, value: Any) -> float:
+    return _check.number(call, name, value, low=0, above=True)
 
 
 def _count(call: str, arrays: dict[str, np.ndarray | None]) -> int:
@@ -223,8 +236,7 @@ def _count(call: str, arrays: dict[str, np.ndarray | None]) -> int:
 
 def _bounded(call: str, setting: Setting, told: Told) -> None:
     """Refuse a decay that takes the whole weight in one step."""
-    lr = told.lr * float(np.max(told.scale)) if isinstance(told.lr, float) else told.lr * float(np.max(told.scale))
-    rule = setting.rule
+    lr, rule = told.lr * float(np.max(told.scale)), setting.rule
     taken = lr * told.decay if rule.decay == "coupled" else rule.shrink(lr, told.decay, float(np.max(lr)) or None)
     if rule.decay == "coupled" and not isinstance(rule.scale, Raw):
         return  # divided by the size of the gradient, it cannot take more than the rule's step

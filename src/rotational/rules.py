@@ -215,7 +215,9 @@ def lion(betas: Betas = (0.9, 0.99), *, linearised: bool = False, decay: Decay =
     """
     blend, kept = _check.pair("lion", "betas", betas)
     if decay == "coupled":
-        raise ValueError("lion(decay='coupled'): Lion's decay stands beside its sign; rules.signum has the coupled form.")
+        raise ValueError(
+            "lion(decay='coupled'): Lion's decay stands beside its sign; rules.signum has the coupled form."
+        )
     return Rule(memories.look_ahead(blend, kept), Sign(linearised), _decay("lion", decay), "lion")
 
 
@@ -259,7 +261,8 @@ def muon(
     >>> muon().scale
     Polar(steps=5, adjust='original')
 
-    Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); Liu et al. 2025 (arXiv 2502.16982); torch.optim.Muon.
+    Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); Liu et al. 2025 (arXiv 2502.16982) for
+    "match_rms_adamw"; torch.optim.Muon.
     """
     momentum = _check.number("muon", "momentum", momentum, low=0, high=1, below=True)
     if ns_steps is not None:

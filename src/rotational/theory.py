@@ -19,7 +19,7 @@ from rotational.dynamics import scatter, settled
 from rotational.dynamics.setting import Setting
 from rotational.memory import sum_of_correlations
 from rotational.rule import Rule
-from rotational.scale import Max, Polar, Raw, Rms, Sign
+from rotational.scale import Polar, Raw, Sign
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ def equilibrium(
     if not (math.isfinite(square) and law.loss > 0):
         raise ValueError(f"{call}({rule.name}): decay this strong makes the step unstable; lower lr*weight_decay.")
     moved = law.noise + law.pull * square
-    rotation = float(settled.turn(square, square, 0.0, moved) * scatter.turning(setting, scatter.at_rest(setting, law.delta)))
+    rotation = float(
+        settled.turn(square, square, 0.0, moved) * scatter.turning(setting, scatter.at_rest(setting, law.delta))
+    )
     known = gradient_norm is not None if isinstance(rule.scale, Raw) else setting.known
     norm, update = (math.sqrt(square), math.sqrt(moved)) if known else (None, None)
     strength = push.shrink if not setting.coupled else _strength(setting, lr, weight_decay, float(square))
@@ -132,7 +134,9 @@ def described(
     if shape is not None:
         rows, columns = (_check.whole(call, "shape", n) for n in shape)
         if size is not None and size != columns:
-            raise ValueError(f"{call}(size={size}, shape={(rows, columns)}): a row of this matrix has {columns} weights.")
+            raise ValueError(
+                f"{call}(size={size}, shape={(rows, columns)}): a row of this matrix has {columns} weights."
+            )
         shape, size = (rows, columns), columns
     if size is not None:
         size = _check.whole(call, "size", size)
@@ -186,7 +190,7 @@ def rate(rule: Rule, lr: float, weight_decay: float) -> float:
             f"rate({rule.name}): with L2 regularisation the rotation depends on the size of the gradient, so "
             "the hyperparameters give none. Pass rotation=, a number or another rule such as rules.adamw()."
         )
-    if isinstance(rule.scale, Sign) and not rule.scale.linearised or rule.decay == "cautious":
+    if (isinstance(rule.scale, Sign) and not rule.scale.linearised) or rule.decay == "cautious":
         rotation = equilibrium(rule, lr, weight_decay).rotation
         assert rotation is not None  # the sign hides the size of the gradient
         return rotation

@@ -17,7 +17,9 @@ def cautious(
 
     With w_i and u_i normal of correlation r, E[w^2; uw > 0] = (1/2 + (asin r + r sqrt(1-r^2))/pi) W/C and
     E[wu; uw > 0] = (sqrt(1-r^2) + r (pi/2 + asin r))/pi times both RMS. For a sign u the same holds of what it is
-    the sign of, whose correlation with w is larger by sqrt(pi/2). `square` = E|w|^2, `cross` = E<w,u>, `power` = E|u|^2.
+    the sign of, whose correlation with w is larger by sqrt(pi/2).
+
+    `square` = E|w|^2, `cross` = E<w,u>, `power` = E|u|^2.
     """
     ratio = (square / power) ** 0.5
     r = cross / (square * power) ** 0.5

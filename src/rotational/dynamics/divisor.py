@@ -13,32 +13,13 @@ beta^(t-j) v_j/v_t: a second pole beside that of the memory. At rest this is `co
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from rotational.correlation import inverse_root, inverse_square
-from rotational.dynamics.setting import Number, Setting
+from rotational.dynamics.maximum import FadingMaximum
+from rotational.dynamics.setting import Divided, Number, Setting
 from rotational.memory import Filter
 from rotational.scale import Max, Rms
-
-
-class Divided(NamedTuple):
-    """The gradient as the memory takes it (divided, if that comes first), and what becomes of the filtered one.
-
-    power, coupled, mean     E|g|^2 of its noise, decay in it, length of its mean
-    amplitude                RMS length of the update over that of the filtered noise, a noisy v left out
-    spread                   what the noise of v multiplies E|u|^2 by
-    response                 what a part of the filtered gradient that hardly changes is multiplied by
-    bend                     what the mean is multiplied by besides: entries of a larger mean are divided by more
-    """
-
-    power: Number
-    coupled: Number
-    mean: Number
-    amplitude: Number = 1.0
-    spread: Number = 1.0
-    response: Number = 1.0
-    bend: Number = 1.0
 
 
 class Divisor(Protocol):
@@ -75,6 +56,7 @@ class RunningRms:
     def step(
         self, t: int, now: Filter, kept: Number, gradient: Divided, mean2: Number, square: Number, lr: Number
     ) -> Divided:
+        """Take in the gradient of step t (see `Divisor`)."""
         scale, setting, beta = self._scale, self._setting, self._scale.beta
         q, lam, fresh = gradient.power, gradient.coupled, 1 - beta
         inside = lam**2 * square
@@ -98,9 +80,7 @@ class RunningRms:
             variance = self._excess * self._squares / v**2
         if scale.first:  # white still, and no second pole
             q = q / root**2 * inverse_square(variance - self._excess * fresh * q / v)
-            return Divided(
-                q, self._decayed(lam, t, lr / root) / root, gradient.mean / root, factor, 1.0, factor, bend
-            )
+            return Divided(q, self._decayed(lam, t, lr / root) / root, gradient.mean / root, factor, 1.0, factor, bend)
         spread = 1.0
         if scale.kurtosis is not None:
             # The bends are measured where v is a sum of one to ten squares; they keep the product within 3% there.
@@ -117,12 +97,14 @@ class RunningRms:
         return Divided(q, self._decayed(lam, t, lr / root), gradient.mean, factor, spread, factor, bend)
 
     def writes(self) -> tuple[Number, Number]:
+        """For the poles of the memory alone, and of memory and v together."""
         return (
             inverse_root(self._variance) - self._lag,
             self._scale.beta * self.second * (self._variance / 4 - self._lag),
         )
 
     def reads(self) -> tuple[Number, Number]:
+        """Of the same two."""
         return inverse_root(self._variance), 1 / self.second
 
     def _decayed(self, lam: Number, t: int, step: Number) -> Number:
@@ -139,33 +121,6 @@ class RunningRms:
             forgets = 2 * step * lam * (memory.new + memory.old * memory.inflow / (1 - memory.decay))
             lam = lam * (1 + (1 - scale.beta) / (1 - scale.beta + forgets) * setting.small)
         return lam
-
-
-class FadingMaximum:
-    """Adamax's v: it follows a growing gradient at once, and fades from a falling one by beta a step."""
-
-    def __init__(self, setting: Setting, scale: Max, zero: Number) -> None:
-        self.second = zero
-        self._setting, self._scale = setting, scale
-
-    def step(
-        self, t: int, now: Filter, kept: Number, gradient: Divided, mean2: Number, square: Number, lr: Number
-    ) -> Divided:
-        q, lam, size = gradient.power, gradient.coupled, self._setting.size
-        faded, fresh = self._scale.beta**2 * self.second, q + mean2 + lam**2 * square
-        self.second = (faded + fresh + abs(faded - fresh)) / 2  # the larger
-        root = (self.second / size) ** 0.5 + self._setting.eps
-        inverse, inverse2 = self._setting.fading
-        # Over few gradients the maximum is near their RMS, and the moments of a full one come later.
-        full = 1 - math.exp(-t / 3)
-        amplitude = (1 + (inverse2 - 1) * full) ** 0.5 / root
-        return gradient._replace(amplitude=amplitude, response=(1 + (inverse - 1) * full) / root)
-
-    def writes(self) -> tuple[Number, Number]:
-        return 1.0, 0.0
-
-    def reads(self) -> tuple[Number, Number]:
-        return 1.0, 0.0
 
 
 def divisor_of(setting: Setting, zero: Number) -> Divisor | None:

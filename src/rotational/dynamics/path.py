@@ -61,9 +61,8 @@ class Told:
 
     def at(self, t: int) -> Push:
         """Of the step after t steps."""
-        lr = (self.lr if isinstance(self.lr, float) else float(self.lr[t])) * self.scale
-        decay = self.decay if isinstance(self.decay, float) else float(self.decay[t])
-        return self.push(lr, decay)
+        lr, decay = (float(x[t]) if isinstance(x, np.ndarray) else x for x in (self.lr, self.decay))
+        return self.push(lr * self.scale, decay)
 
     def push(self, lr: Array, decay: float | Array) -> Push:
         """As the rule takes them."""
@@ -138,8 +137,8 @@ def _step_by_step(setting: Setting, told: Told, square: Array, step: Array) -> l
     late = step[step > count]
     if not len(late):
         return found
-    start = Slow(count, *(_column(x, setting, alone) for x in (neuron.square, neuron.divisor_second)), np.zeros(1))
-    start = start._replace(scatter=np.broadcast_to(neuron.scatter, square.shape) + 0.0)
+    square_now, second = (_column(x, setting, alone) for x in (neuron.square, neuron.divisor_second))
+    start = Slow(count, square_now, second, np.broadcast_to(neuron.scatter, square.shape) + 0.0)
     then = _in_blocks(setting, told, start, late)
     return [np.concatenate([a, b]) if len(found) else b for a, b in zip(found or then, then, strict=True)]
 

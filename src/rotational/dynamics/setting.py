@@ -1,7 +1,7 @@
 """What is propagated: a rule, a neuron, its gradients, and how they enter the mean-field equations.
 
-    C       number of weights            W   E|w|^2            q   E|g|^2
-    gamma   RMS norm of the gradient: at |w| = 1 (scale-invariant, q = gamma^2/W), or at any w (q = gamma^2)
+C       number of weights            W   E|w|^2            q   E|g|^2
+gamma   RMS norm of the gradient: at |w| = 1 (scale-invariant, q = gamma^2/W), or at any w (q = gamma^2)
 """
 
 from __future__ import annotations
@@ -21,12 +21,32 @@ from rotational.scale import Max, Polar, Raw, Rms, Sign
 Number = Any
 """A float, or an array with one entry for each neuron that is propagated side by side."""
 
+
 class Push(NamedTuple):
     """What the optimizer is told at a step: lr, decay beside the gradient, and decay through it."""
 
     lr: Number
     shrink: Number
     coupled: Number
+
+
+class Divided(NamedTuple):
+    """The gradient as the memory takes it (divided, if that comes first), and what becomes of the filtered one.
+
+    power, coupled, mean     E|g|^2 of its noise, decay in it, length of its mean
+    amplitude                RMS length of the update over that of the filtered noise, a noisy v left out
+    spread                   what the noise of v multiplies E|u|^2 by
+    response                 what a part of the filtered gradient that hardly changes is multiplied by
+    bend                     what the mean is multiplied by besides: entries of a larger mean are divided by more
+    """
+
+    power: Number
+    coupled: Number
+    mean: Number
+    amplitude: Number = 1.0
+    spread: Number = 1.0
+    response: Number = 1.0
+    bend: Number = 1.0
 
 
 NODES = 12

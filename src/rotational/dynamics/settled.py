@@ -11,7 +11,6 @@ of either follows from the two lines.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,11 +65,9 @@ def balance(
     if not setting.coupled:
         lr = push.lr
         if rule.decay == "cautious":
-            cross, rest = 0.0 * square, 0.0
+            cross, rest, delta, along = 0.0 * square, 0.0 * square, shrink, lr
             for _ in range(12):  # the correlation of u and w, and what it makes of the decay
-                delta, along, rest = cautious(
-                    setting, shrink, lr, square, cross, amplitude2 * law.power
-                )
+                delta, along, rest = cautious(setting, shrink, lr, square, cross, amplitude2 * law.power)
                 cross = -along * amplitude2 * (law.tail(memory, 1 - delta) + lift)
             shrink, lr = delta, along
         else:
@@ -173,7 +170,8 @@ def _sign_of_both(setting: Setting, square: Number, q: Number, push: Push, memor
     law, r0 = setting.law, memory.autocovariance()[0]
     total = memory.new + memory.old * memory.inflow / (1 - memory.decay)
     decay = push.coupled + 1e-200
-    steady, noise = (decay * total) ** 2, q * r0
+    steady, noise, step = (decay * total) ** 2, q * r0, push.lr
+    turning: Number = 1.0
     for _ in range(6):
         step = push.lr * mean_sign(setting, steady * square, noise) + 1e-200
         k, turning = stationary(memory, step, decay)

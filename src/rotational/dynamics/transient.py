@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from rotational.dynamics.cautious import cautious
-from rotational.dynamics.divisor import Divided, divisor_of
+from rotational.dynamics.divisor import divisor_of
 from rotational.dynamics.scatter import scattered
-from rotational.dynamics.setting import Number, Push, Setting, at_least, mean_sign
+from rotational.dynamics.setting import Divided, Number, Push, Setting, at_least, mean_sign
 from rotational.memory import Filter
 from rotational.scale import Sign
 

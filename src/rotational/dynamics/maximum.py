@@ -1,0 +1,105 @@
+"""Adamax's fading maximum, step by step: its distribution over entries, on a grid that fades with it.
+
+    v_t = max(beta v_{t-1}, |g_t|)        P(v_t <= y) = P(v_{t-1} <= y/beta) P(|g_t| <= y)
+
+At points that are multiplied by beta in each step this is one product, exact at any history of gradient sizes. With v'
+the faded maximum of all other gradients, a gradient either is the maximum or is below it:
+
+    E g^2/v^2 = E [ P(|g| > v') + E(g^2; |g| <= v')/v'^2 ]        E 1/v, where g is not it = E [ P(|g| <= v')/v' ]
+
+A remembered gradient is taken to stand in v as the last one does.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rotational.dynamics.setting import Divided, Number, Setting
+from rotational.memory import Filter
+from rotational.scale import Max
+
+CELL, POINTS = 0.1, 240
+"""Width of a cell in log y, and how many: e^24 in all, as sizes of gradients may change by orders of magnitude."""
+
+
+class FadingMaximum:
+    """The divisor of Adamax; `second` is E|g|^2 of the gradients whose maximum, at rest, would divide as this one."""
+
+    def __init__(self, setting: Setting, scale: Max, zero: Number) -> None:
+        self.second = zero
+        self._setting, self._scale = setting, scale
+        self._grid: np.ndarray | None = None  # log y, the last axis
+        self._below = np.zeros(1)  # log P(v <= y)
+        self._faded = 0.0
+
+    def step(
+        self, t: int, now: Filter, kept: Number, gradient: Divided, mean2: Number, square: Number, lr: Number
+    ) -> Divided:
+        """Take in the gradient of step t (see `divisor.Divisor`)."""
+        q, beta, size = gradient.power + mean2, self._scale.beta, self._setting.size
+        spread = np.sqrt(np.asarray(q / size + 0.0 * square))[..., None]
+        steady = np.sqrt(np.asarray(gradient.coupled**2 * square / size + 0.0 * q))[..., None]
+        if self._grid is None:
+            self._grid = np.log(spread) + CELL * (np.arange(POINTS) - POINTS / 2)
+            self._below = np.zeros(self._grid.shape)
+        elif beta > 0:
+            self._fade(-math.log(beta))
+        else:
+            self._below = np.zeros(self._grid.shape)
+        mass = np.diff(np.exp(self._below), axis=-1, prepend=0.0)
+        y = np.exp(self._grid - CELL / 2)  # where the mass of a cell is
+        x, within = y / spread, _between(y, spread, steady)
+        left = np.maximum(x - steady / spread, 0.0)
+        # E(z^2; |g| <= y), which a density that falls bounds by x^2/3
+        part = within * np.minimum(x**2 / 3, 1 - left * math.sqrt(2 / math.pi) * np.exp(-(left**2) / 2) / _within(left))
+        apart = spread**2 / (spread**2 + steady**2)
+        share = (mass * ((1 - within) * apart + part / x**2)).sum(-1) if t > 1 else apart[..., 0]
+        # where the gradient is the maximum, u is its sign, which follows the decay once that outweighs the noise
+        sign = (apart * (1 - apart)) ** 0.5
+        inverse = (mass * (within / x + (1 - within) * sign)).sum(-1) if t > 1 else sign[..., 0]
+        self._below = self._below + np.log(np.maximum(_between(np.exp(self._grid), spread, steady), 1e-300))
+        inverse2 = self._setting.fading[1]
+        self.second = _plain(np.asarray(q * inverse2 / share))
+        root = (q / size) ** 0.5
+        return gradient._replace(amplitude=_plain(share**0.5 / root), response=_plain(inverse / root))
+
+    def writes(self) -> tuple[Number, Number]:
+        """One pole only."""
+        return 1.0, 0.0
+
+    def reads(self) -> tuple[Number, Number]:
+        """One pole only."""
+        return 1.0, 0.0
+
+    def _fade(self, by: float) -> None:
+        """Move the points down; a point that has gone down a whole cell makes room for one at the top."""
+        assert self._grid is not None
+        self._grid = self._grid - by
+        self._faded += by
+        cells = min(int(self._faded / CELL), POINTS)
+        if cells:
+            self._faded -= cells * CELL
+            self._grid = self._grid + cells * CELL
+            self._below = np.concatenate(
+                [self._below[..., cells:], np.zeros((*self._below.shape[:-1], cells))], axis=-1
+            )
+
+
+def _within(x: np.ndarray) -> np.ndarray:
+    """P(|z| <= x) of a standard normal z, to 3e-7 (Abramowitz and Stegun 7.1.26)."""
+    t = 1 / (1 + 0.3275911 / math.sqrt(2) * x)
+    series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    return np.clip(1 - series * np.exp(-(x**2) / 2), 1e-12, 1.0)
+
+
+def _between(y: np.ndarray, spread: np.ndarray, steady: np.ndarray) -> np.ndarray:
+    """P(|spread z + steady| <= y)."""
+    low, high = (y - steady) / spread, (y + steady) / spread
+    return np.clip((np.sign(low) * _within(np.abs(low)) + _within(high)) / 2, 1e-12, 1.0)
+
+
+def _plain(x: np.ndarray) -> Number:
+    """A number where there is one neuron."""
+    return float(x) if np.ndim(x) == 0 else x
