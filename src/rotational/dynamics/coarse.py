@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rotational.dynamics.scatter import at_rest
-from rotational.dynamics.setting import Number, Push, Setting
+from rotational.dynamics.setting import Number, Push, Setting, alike
 from rotational.dynamics.settled import Balance, balance, second_at_rest
 from rotational.scale import Max, Rms
 
@@ -63,6 +63,9 @@ def blocks(
         half = _advance(setting, state, state, push_at(state.t + length // 4), length / 2)
         middle = half._replace(t=state.t + length // 2)
         state = _advance(setting, state, middle, push_at(middle.t), length)._replace(t=state.t + length)
+        if setting.nodes is not None and len(state.square) > 1 and alike(state.square) and alike(state.second):
+            one, second = (setting.total(x)[None] for x in (state.square, state.second))
+            state = state._replace(square=one, second=second)
         yield state
 
 

@@ -13,6 +13,8 @@ beta^(t-j) v_j/v_t: a second pole beside that of the memory. At rest this is `co
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from rotational.correlation import inverse_root, inverse_square
@@ -41,6 +43,10 @@ class Divisor(Protocol):
         """What this update makes of each pole."""
         ...
 
+    def merge(self, mean: Callable[[Number], Number]) -> None:
+        """Go on with one class of weights."""
+        ...
+
 
 class RunningRms:
     """Adam's v, RMSprop's (centred or not), LaProp's, RAdam's."""
@@ -67,7 +73,7 @@ class RunningRms:
             seen = v - self._averaged - inside * filled**2
         root = (seen / ((filled if scale.unbiased else 1.0) * setting.size)) ** 0.5 + setting.eps
         bend = 1.0
-        if setting.drift:
+        if setting.drift and not setting.scale_invariant:
             # A mean with normal entries, r of the noise's square: E b^2/(1 + r b^2) and E 1/(1 + r b^2), fitted to 2%.
             r = mean2 / q
             bend = ((1 + r) / (1 + 2.3 * r)) ** 0.5
@@ -106,6 +112,12 @@ class RunningRms:
     def reads(self) -> tuple[Number, Number]:
         """Of the same two."""
         return inverse_root(self._variance), 1 / self.second
+
+    def merge(self, mean: Callable[[Number], Number]) -> None:
+        """Go on with one class of weights."""
+        self._setting = replace(self._setting, merged=True)
+        self.second, self._squares, self._averaged = (mean(x) for x in (self.second, self._squares, self._averaged))
+        self._both, self._variance, self._lag = (mean(x) for x in (self._both, self._variance, self._lag))
 
     def _decayed(self, lam: Number, t: int, step: Number) -> Number:
         """A coupled decay as a noisy v changes it (see `correlation._second_moment`).

@@ -13,6 +13,8 @@ A remembered gradient is taken to stand in v as the last one does.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -72,6 +74,12 @@ class FadingMaximum:
     def reads(self) -> tuple[Number, Number]:
         """One pole only."""
         return 1.0, 0.0
+
+    def merge(self, mean: Callable[[Number], Number]) -> None:
+        """Go on with one class of weights."""
+        assert self._grid is not None
+        self._setting = replace(self._setting, merged=True)
+        self.second, self._grid, self._below = mean(self.second), mean(self._grid), mean(self._below)
 
     def _fade(self, by: float) -> None:
         """Move the points down; a point that has gone down a whole cell makes room for one at the top."""

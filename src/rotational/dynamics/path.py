@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -100,6 +101,7 @@ def follow(setting: Setting, told: Told, square: Array, every: int) -> Path:
     lr, decay = told.kept(step)
     shape = (len(step), len(square))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        setting = replace(setting, merged=_gentle(setting, told, square))
         parts = _step_by_step(setting, told, square, step)
         before, after, gain, moved, scatter = (np.broadcast_to(x, shape) for x in parts)
         rotation = turn(before, after, gain, moved) * turning(setting, scatter)
@@ -115,8 +117,20 @@ def follow(setting: Setting, told: Told, square: Array, every: int) -> Path:
         static=np.broadcast_to(static, shape),
         settled=np.broadcast_to(settled, shape),
         delta=np.broadcast_to(delta, shape),
-        outweighed=(decay**2 * before > q) if setting.coupled and setting.nodes is not None else np.zeros(shape, bool),
+        outweighed=(decay**2 * before > q)
+        if setting.coupled and (setting.divides or setting.bounded)
+        else np.zeros(shape, bool),
     )
+
+
+def _gentle(setting: Setting, told: Told, square: Array) -> bool:
+    """Whether a coupled decay is so far below the gradient, at the start and at rest, that one class will do."""
+    if setting.nodes is None:
+        return True
+    memory, decay = setting.rule.memory, float(np.max(told.decay))
+    heavy = decay**2 * (memory.new + memory.old * memory.inflow / (1 - memory.decay)) ** 2 / memory.autocovariance()[0]
+    settled, _ = rest(setting, told.push(told.top * told.scale, decay))
+    return bool(max(np.max(heavy * w / setting.power(w)) for w in (square, settled)) < 0.005)
 
 
 def _step_by_step(setting: Setting, told: Told, square: Array, step: Array) -> list[Array]:
@@ -137,6 +151,7 @@ def _step_by_step(setting: Setting, told: Told, square: Array, step: Array) -> l
     late = step[step > count]
     if not len(late):
         return found
+    setting = replace(setting, merged=neuron.setting.merged)
     square_now, second = (_column(x, setting, alone) for x in (neuron.square, neuron.divisor_second))
     start = Slow(count, square_now, second, np.broadcast_to(neuron.scatter, square.shape) + 0.0)
     then = _in_blocks(setting, told, start, late)
@@ -157,7 +172,7 @@ def _in_blocks(setting: Setting, told: Told, start: Slow, step: Array) -> list[A
     part = ((step - 1 - times[at]) / (times[at + 1] - times[at]))[:, None]
 
     def between(values: list[Array]) -> Array:
-        stacked = np.array(values)  # [states, (classes,) G]
+        stacked = np.array(np.broadcast_arrays(*values))  # [states, (classes,) G]
         if stacked.ndim == 3:
             stacked = np.moveaxis(stacked, 1, 0)
             return stacked[:, at] ** (1 - part) * stacked[:, at + 1] ** part

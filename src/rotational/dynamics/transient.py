@@ -14,6 +14,7 @@ each pole i is one vector Y_i' = pole_i A Y_i - lr amplitude rho^n_i e_w, X = am
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from rotational.dynamics.cautious import cautious
 from rotational.dynamics.divisor import divisor_of
 from rotational.dynamics.scatter import scattered
-from rotational.dynamics.setting import Divided, Number, Push, Setting, at_least, mean_sign
+from rotational.dynamics.setting import Divided, Number, Push, Setting, alike, at_least, mean_sign
 from rotational.memory import Filter
 from rotational.scale import Sign
 
@@ -107,7 +108,25 @@ class Transient:
         if setting.scatters:
             delta = shrink + lr * response * self._sum * got.coupled
             self.scatter = scattered(setting, scatter, gain / before, delta)
+        if (
+            setting.nodes is not None
+            and setting.divides
+            and self.t % 32 == 0
+            and alike(self.square)
+            and alike(self.divisor_second)
+        ):
+            self._merge()
         return Step(before, before + gain, gain, moved, scatter)
+
+    def _merge(self) -> None:
+        """Go on with one class of weights."""
+        mean = self.setting.mean
+        self.square, self._ws, self._ss, self._kept = (mean(x) for x in (self.square, self._ws, self._ss, self._kept))
+        self._wy, self._sy = [mean(x) for x in self._wy], [mean(x) for x in self._sy]
+        self._weight = None if self._weight is None else mean(self._weight)
+        if self.divisor is not None:
+            self.divisor.merge(mean)
+        self.setting = replace(self.setting, merged=True)
 
     def _gradient(self, now: Filter, before: Number, push: Push) -> Divided:
         """The gradient of this step, divided where the rule divides."""
@@ -150,15 +169,18 @@ class Transient:
         for _ in range(3):
             response = mean_sign(setting, steady, noise2)
             left = setting.size - response**2 * steady
-            if setting.drift:
+            if setting.drift and not setting.scale_invariant:
                 left = setting.size - self._mean_update(sigma2, c_mean, 0.0) ** 2
             amplitude = ((response * cross) ** 2 + left) ** 0.5 - response * cross
             noise2 = at_least(sigma2 + 2 * amplitude * cross / response, 0.2 * sigma2)
         return amplitude, response
 
     def _mean_update(self, sigma2: Number, c_mean: Number, response: Number) -> Number:
-        """Length of the update's mean. That of a sign is not along the gradient's, but it is as constant."""
-        if not isinstance(self.setting.rule.scale, Sign):
+        """Length of the update's mean. That of a sign is not along the gradient's, but it is as constant.
+
+        Where the gradient is kept orthogonal to w, only what is along the gradient's mean goes on for long.
+        """
+        if not isinstance(self.setting.rule.scale, Sign) or self.setting.scale_invariant:
             return response * c_mean
         return (2 / math.pi * self.setting.size * np.arcsin(c_mean**2 / (sigma2 + c_mean**2))) ** 0.5
 
