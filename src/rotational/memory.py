@@ -129,3 +129,13 @@ def sum_of_correlations(memory: Memory) -> float:
     """tau = 1 + 2 sum_k r_k/r_0, the factor by which remembering slows the rotation."""
     r0, r1 = memory.autocovariance()
     return 1 + 2 * r1 / (r0 * (1 - memory.decay))
+
+
+def memory_tail(memory: Memory) -> float:
+    """sum_k r_k/r_0 over k >= 1: what a filtered gradient says of all later ones.
+
+    >>> round(memory_tail(ema(0.9)), 6)
+    9.0
+    """
+    r0, r1 = memory.autocovariance()
+    return r1 / (r0 * (1 - memory.decay))

@@ -10,6 +10,15 @@ from rotational.dynamics.setting import Number, Setting
 from rotational.scale import Sign
 
 
+def lasting(tail: Number) -> Number:
+    """What remembering multiplies the growth from that noise by; `tail` is the sum of correlations of c.
+
+    The masked w is (w + |w| sign(u))/2, so its noise is what a sign has beside its linear part: covariance
+    asin(rho)/(2 pi) - rho/pi^2 in units of W, which is 1/4 - 1/pi^2 at once and near 0.058 rho later.
+    """
+    return 1 + 2 * (0.5 / math.pi - 1 / math.pi**2) / (0.25 - 1 / math.pi**2) * tail
+
+
 def cautious(
     setting: Setting, shrink: Number, lr: Number, square: Number, cross: Number, power: Number
 ) -> tuple[Number, Number, Number]:

@@ -82,14 +82,25 @@ class Told:
         return columns[0][:, None], columns[1][:, None]
 
 
-def beginning(setting: Setting, steps: int) -> int:
-    """How many steps are followed one by one: until the memory and the noise of v are as they stay."""
+def beginning(setting: Setting, told: Told) -> int:
+    """How many steps are followed one by one: until the memory and the noise of v are as they stay.
+
+    Where one memory is long enough for decay to take more than a hundredth, also until the norm has settled.
+    """
+    steps = told.steps
     scale, memory = setting.rule.scale, setting.rule.memory
     if steps <= SHORT or setting.drift:
         return steps
     remembers = 12 / (1 - memory.decay)
     if isinstance(scale, Rms | Max):
         remembers = max(remembers, 3 / (1 - scale.beta))
+    lr = told.lr * float(np.max(told.scale))
+    if setting.coupled:
+        taken = float(np.max(lr * told.decay)) * (memory.new + memory.old * memory.inflow / (1 - memory.decay))
+    else:
+        taken = float(np.max(setting.rule.shrink(lr, told.decay)))
+    if taken > 0.01 * (1 - memory.decay):
+        remembers = max(remembers, 4 / taken)
     return int(min(steps, SHORT, 200 + remembers))
 
 
@@ -138,7 +149,7 @@ def _step_by_step(setting: Setting, told: Told, square: Array, step: Array) -> l
     alone = len(square) == 1
     one = setting.of_one() if alone else setting
     neuron = Transient(one, float(square[0]) if alone else square)
-    count, keep = beginning(setting, told.steps), set(step.tolist())
+    count, keep = beginning(setting, told), set(step.tolist())
     rows: list[tuple[Array, ...]] = []
     for t in range(count):
         push = told.at(t)

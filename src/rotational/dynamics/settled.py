@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rotational.dynamics.cautious import cautious
+from rotational.dynamics.cautious import cautious, lasting
 from rotational.dynamics.setting import Number, Push, Setting, at_least, mean_sign
-from rotational.memory import Memory
+from rotational.memory import Memory, memory_tail
 from rotational.scale import Max, Rms, Sign
 
 
@@ -72,7 +72,9 @@ def balance(
             shrink, lr = delta, along
         else:
             rest = 0.0
-        return _beside(law.power, law.tail(memory, 1 - shrink) + lift, lr, amplitude2, shrink, rest)
+        return _beside(
+            law.power, law.tail(memory, 1 - shrink) + lift, lr, amplitude2, shrink, rest, lasting(memory_tail(memory))
+        )
     coupled = push.coupled
     if isinstance(rule.scale, Sign):
         return _sign_of_both(setting, square, q, push, memory)
@@ -155,12 +157,6 @@ def stationary(memory: Memory, step: Number, decay: Number) -> tuple[Number, Num
     return k, step * m.new * decay + pull * (pw - pq / k)
 
 
-def memory_tail(memory: Memory) -> float:
-    """H(1) of the filter itself, in units of its variance."""
-    r0, r1 = memory.autocovariance()
-    return r1 / (r0 * (1 - memory.decay))
-
-
 def _sign_of_both(setting: Setting, square: Number, q: Number, push: Push, memory: Memory) -> Balance:
     """The sign of a gradient that includes the decay: every step has the length lr sqrt(C).
 
@@ -182,10 +178,12 @@ def _sign_of_both(setting: Setting, square: Number, q: Number, push: Push, memor
     return Balance(loss * growth * moved / (2 * turning), loss, moved + 0.0 * square, 0.0 * delta, delta)
 
 
-def _beside(power: float, tail: Number, lr: Number, amplitude2: Number, shrink: Number, rest: Number) -> Balance:
+def _beside(
+    power: float, tail: Number, lr: Number, amplitude2: Number, shrink: Number, rest: Number, lasts: Number
+) -> Balance:
     growth = lr**2 * amplitude2
     return Balance(
-        gain=growth * (power + 2 * (1 - shrink) * tail) + rest,
+        gain=growth * (power + 2 * (1 - shrink) * tail) + rest * lasts,
         loss=shrink * (2 - shrink),
         noise=growth * (power - 2 * shrink * tail) + rest,
         pull=shrink**2,

@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rotational.dynamics.cautious import cautious
+from rotational.dynamics.cautious import cautious, lasting
 from rotational.dynamics.divisor import divisor_of
 from rotational.dynamics.scatter import scattered
 from rotational.dynamics.setting import Divided, Number, Push, Setting, alike, at_least, mean_sign
-from rotational.memory import Filter
+from rotational.memory import Filter, memory_tail
 from rotational.scale import Sign
 
 
@@ -51,6 +51,7 @@ class Transient:
         self.setting, self.t = setting, 0
         self._filters, self._decay = memory.coefficients(), memory.decay
         self._sum = memory.new + memory.old * memory.inflow / (1 - memory.decay)
+        self._lasts = lasting(memory_tail(memory))
         self._linear = setting.coupled or setting.drift > 0  # something runs along w through the memory
         zero = 0.0 * (setting.gradient * setting.size * square)
         self.scatter = self.mean = self._s_mean = self._m_mean = self._lift = zero
@@ -95,7 +96,7 @@ class Transient:
             shrink, lr, rest = cautious(setting, shrink, lr, self.square, xw, noise)
         off = -shrink - lr * response * now.new * got.coupled if self._linear else -shrink  # a11 - 1
         a12, a21 = -lr * response * now.old, now.inflow * got.coupled
-        gain, moved = self._move(off, a12, a21, lr, xw, xs, lr**2 * noise + rest)
+        gain, moved = self._move(off, a12, a21, lr, xw, xs, lr**2 * noise + rest, rest)
         self._write(off, a12, a21, lr * amplitude, rho)
         if setting.drift:
             u_mean = self._mean_update(sigma2, c_mean, response * got.bend)
@@ -212,12 +213,12 @@ class Transient:
         return self._lift
 
     def _move(
-        self, off: Number, a12: Number, a21: Number, lr: Number, xw: Number, xs: Number, noise: Number
+        self, off: Number, a12: Number, a21: Number, lr: Number, xw: Number, xs: Number, noise: Number, rest: Number
     ) -> tuple[Number, Number]:
         """M' = A M A^T + ...; returns |w'|^2 - |w|^2 and |w' - w|^2, each summed so that nothing cancels."""
         w, s, t, decay = self.square, self._ws, self._ss, self._decay
         if not self._linear:
-            gain = off * (2 + off) * w - 2 * lr * (1 + off) * xw + noise
+            gain = off * (2 + off) * w - 2 * lr * (1 + off) * xw + noise + rest * (self._lasts - 1)
             moved = off**2 * w - 2 * lr * off * xw + noise
         else:
             a11 = 1 + off
