@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -145,7 +146,7 @@ def deviations(name, x, size, kind, factor, neurons, series=("rotation", "norm")
     off = np.array(
         [
             max(abs(math.sqrt(np.sum(x[a:b] ** 2) / np.sum(y[a:b])) - 1) for x, y in (pairs[k] for k in series))
-            for a, b in zip(edges[:-1], edges[1:], strict=True)
+            for a, b in itertools.pairwise(edges)
         ]
     )
     return max(off[:8]), max(off[8:])

@@ -140,6 +140,9 @@ class Transient:
                 mean2 = mean2 * (1 - self.mean**2 / before)
                 lam = lam - mean * self.mean / before
             q = q * (1 - setting.drift**2)
+        if setting.nodes is not None and setting.scale_invariant and setting.known:
+            # a gradient orthogonal to w has little to give where w is large
+            q = q * at_least(1 - setting.small * self.square / before, 0.1) / (1 - setting.small)
         got = Divided(q, lam, mean)
         if self.divisor is None:
             return got if setting.law.power == 1.0 else got._replace(spread=setting.law.power)
