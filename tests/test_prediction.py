@@ -26,7 +26,7 @@ FREE = {
     "SGD": (torch.optim.SGD, {}, rules.sgd(), sgd_rotation(1e-3, 0.1)),
     "SGDM": (torch.optim.SGD, {"momentum": 0.9}, rules.sgd(0.9), sgd_rotation(1e-3, 0.1, 0.9)),
     "AdamW": (torch.optim.AdamW, {}, rules.adamw(), adamw_rotation(1e-3, 0.1)),
-    "NAdam": (torch.optim.NAdam, {"decoupled_weight_decay": True}, rules.nadamw(), None),
+    "NAdam": (torch.optim.NAdam, {"decoupled_weight_decay": True}, rules.nadamw(momentum_decay=4e-3), None),
     "our AdamW": (rotational.AdamW, {"rotational": False}, rules.adamw(), adamw_rotation(1e-3, 0.1)),
     "our Lion": (rotational.Lion, {"rotational": False}, rules.lion(), None),
 }

@@ -27,8 +27,16 @@ KNOWN = {
         rules.adam_l2((0.5, 0.75)),
     ),
     "AdamW": (torch.optim.AdamW, {"betas": (0.8, 0.9), "eps": 1e-6}, rules.adamw((0.8, 0.9), 1e-6)),
-    "NAdam": (torch.optim.NAdam, {}, rules.nadam_l2()),
-    "NAdam, decoupled": (torch.optim.NAdam, {"decoupled_weight_decay": True}, rules.nadamw()),
+    "NAdam": (torch.optim.NAdam, {}, rules.nadam_l2(momentum_decay=4e-3)),
+    "NAdam, decoupled": (torch.optim.NAdam, {"decoupled_weight_decay": True}, rules.nadamw(momentum_decay=4e-3)),
+    "RAdam": (torch.optim.RAdam, {}, rules.radam()),
+    "RAdam, decoupled": (torch.optim.RAdam, {"decoupled_weight_decay": True}, rules.radam(decay="decoupled")),
+    "Adamax": (torch.optim.Adamax, {"betas": (0.8, 0.99)}, rules.adamax((0.8, 0.99))),
+    "Muon": (
+        torch.optim.Muon,
+        {"momentum": 0.9, "nesterov": False, "adjust_lr_fn": "match_rms_adamw"},
+        rules.muon(0.9, False, adjust_lr_fn="match_rms_adamw"),
+    ),
     "RMSprop": (torch.optim.RMSprop, {}, rules.rmsprop()),
     "RMSprop, all options": (
         torch.optim.RMSprop,
@@ -154,10 +162,6 @@ def test_a_word_given_beats_the_class():
 @pytest.mark.parametrize(
     "opt",
     [
-        torch.optim.Adagrad(PARAMETERS),
-        torch.optim.Adadelta(PARAMETERS),
-        torch.optim.Adamax(PARAMETERS),
-        torch.optim.LBFGS(PARAMETERS),
         Changed(PARAMETERS),
         SGD(PARAMETERS),
         Wrapper(Changed(PARAMETERS)),
@@ -170,7 +174,31 @@ def test_what_is_not_known_is_told_how_to_name_its_rule(opt):
     ) as error:
         recognise(opt, call="look")
     assert "rule=rotational.rules.adamw(betas=(0.9, 0.999))" in str(error.value)
-    assert "SGD, Adam, AdamW, NAdam, RMSprop" in str(error.value)
+    assert "SGD, Adam, AdamW, NAdam, RAdam, Adamax, Muon, RMSprop" in str(error.value)
+
+
+LAWLESS = {
+    "Adagrad": "never forgets",
+    "Adadelta": "its own past steps",
+    "Adafactor": "a share of the weight's own size",
+    "ASGD": "averaged weights",
+    "Rprop": "a step size for each weight",
+    "LBFGS": "no fixed filter",
+    "SparseAdam": "no weight decay",
+}
+
+
+@pytest.mark.parametrize("name", LAWLESS)
+def test_what_admits_no_law_is_refused_with_the_reason(name):
+    opt = getattr(torch.optim, name)([torch.nn.Parameter(torch.ones(3, 4))])
+    with pytest.raises(ValueError, match=rf"look\({name}\): no law is known for it, because .*{LAWLESS[name]}"):
+        recognise(opt, call="look")
+
+
+def test_muon_with_other_coefficients_is_refused():
+    opt = torch.optim.Muon([torch.nn.Parameter(torch.ones(3, 4))], ns_coefficients=(3.0, -4.0, 2.0))
+    with pytest.raises(ValueError, match=r"Muon\(ns_coefficients=\(3.0, -4.0, 2.0\)\)"):
+        recognise(opt)
 
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW])

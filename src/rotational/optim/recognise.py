@@ -14,11 +14,12 @@ Options = Mapping[str, Any]
 def recognise(optimizer: Any, rule: Rule | None = None, call: str = "recognise") -> tuple[Rule, ...]:
     """The rule of each param group of `optimizer`; `rule`, if given, is everybody's word against the class's.
 
-    Known are torch's SGD, Adam, AdamW, NAdam and RMSprop, the optimizers of this library, any subclass that
-    keeps their `step`, and any optimizer with a method `rule(group)` that returns a `Rule`. A wrapper that
-    holds its optimizer as `.optimizer` is looked through.
+    Known are torch's SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop and Muon, the optimizers of this library, any
+    subclass that keeps their `step`, and any optimizer with a method `rule(group)` that returns a `Rule`. A wrapper
+    that holds its optimizer as `.optimizer` is looked through.
 
-    Raises ValueError for an optimizer that is not known, with what to write to name its rule.
+    Raises ValueError for an optimizer that is not known, with what to write to name its rule, and for those of torch
+    that admit no law, with the reason.
 
     >>> import torch
     >>> opt = torch.optim.AdamW(torch.nn.Linear(2, 2).parameters(), betas=(0.9, 0.95))
@@ -39,6 +40,8 @@ def recognise(optimizer: Any, rule: Rule | None = None, call: str = "recognise")
         name = _name(inner)
         if name in _KNOWN:
             return tuple(_torch(name, group, f"{call}({type(inner).__name__})") for group in groups)
+        if name in _LAWLESS:
+            raise ValueError(f"{call}({type(inner).__name__}): no law is known for it, because {_LAWLESS[name]}.")
         inner = getattr(inner, "optimizer", None)
     raise ValueError(
         f"{call}({type(optimizer).__name__}): the rule of this optimizer is not known. Name it, as in "
@@ -80,7 +83,24 @@ def _adam(group: Options) -> Rule:
 
 def _nadam(group: Options) -> Rule:
     make = rules.nadamw if group.get("decoupled_weight_decay") else rules.nadam_l2
-    return make(_floats(group["betas"]), group["eps"])
+    return make(_floats(group["betas"]), group["eps"], momentum_decay=float(group.get("momentum_decay", 0.0)))
+
+
+def _radam(group: Options) -> Rule:
+    decay = "decoupled" if group.get("decoupled_weight_decay") else "coupled"
+    return rules.radam(_floats(group["betas"]), group["eps"], decay=decay)
+
+
+def _muon(group: Options) -> Rule:
+    if tuple(group["ns_coefficients"]) != _NEWTON_SCHULZ:
+        raise ValueError(
+            f"Muon(ns_coefficients={tuple(group['ns_coefficients'])}): the law is known for torch's own coefficients, "
+            f"{_NEWTON_SCHULZ}, and for the exact factor. Name the rule: rotational.rules.muon(ns_steps=None)."
+        )
+    return rules.muon(group["momentum"], group["nesterov"], group["ns_steps"], group["adjust_lr_fn"] or "original")
+
+
+_NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
 
 
 def _floats(betas: Any) -> tuple[float, float]:
@@ -92,5 +112,20 @@ _KNOWN: dict[str, Callable[[Options], Rule]] = {
     "Adam": _adam,
     "AdamW": lambda g: rules.adamw(_floats(g["betas"]), g["eps"]),
     "NAdam": _nadam,
+    "RAdam": _radam,
+    "Adamax": lambda g: rules.adamax(_floats(g["betas"]), g["eps"]),
+    "Muon": _muon,
     "RMSprop": lambda g: rules.rmsprop(g["alpha"], g["eps"], g["momentum"], g["centered"]),
 }
+
+_LAWLESS = {
+    "Adagrad": "its sum of squares never forgets: steps fall as 1/sqrt(t), and no equilibrium forms",
+    "Adadelta": "the size of its steps is an average of its own past steps, so that nothing sets it",
+    "Adafactor": "its step is a share of the weight's own size: the norm has no equilibrium, and the relative step is "
+    "the rotation itself",
+    "ASGD": "its learning rate falls by a schedule of its own, and the averaged weights are what is used",
+    "Rprop": "it keeps a step size for each weight, which grows and shrinks with the sign of full-batch gradients",
+    "LBFGS": "its direction is no fixed filter of past gradients",
+    "SparseAdam": "it has no weight decay",
+}
+"""Optimizers of torch that admit no law, and why."""
