@@ -50,7 +50,11 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": {"neurons", "memory", "scale", "rule", "rotate"},
     "optim": {"_check", "neurons", "layers", "scale", "rule", "rules", "control", "rotate", "kernels", "theory"},
     "optim.recognise": {"rule", "rules"},
-    "prediction": {"neurons", "rule", "theory", "control", "optim.recognise"},
+    "runs": {"control", "correlation", "forecasts", "outlook", "rule", "scale", "theory"},
+    "prediction": {
+        *("_check", "layers", "neurons", "rule", "scale", "theory", "control", "optim.recognise"),
+        *("outlook", "runs", "schedule"),
+    },
     # measuring; the monitor names the rule and never the prediction, but for one call: log.report()
     "_hooks": set(),
     "records": set(),
@@ -65,7 +69,7 @@ ALLOWED: dict[str, set[str]] = {
     },
 }
 
-ON_CALL = {("monitor", "report"), ("outlook", "report"), ("replay", "layers")}
+ON_CALL = {("monitor", "report"), ("outlook", "report"), ("replay", "layers"), ("prediction", "layers")}
 """Edges that may stand in a function only."""
 
 WITHOUT_TORCH = (

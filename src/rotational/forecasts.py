@@ -78,7 +78,7 @@ def forecast(
     count = _count(call, arrays)
     lrs = schedule.values(call, "lr", lr, steps)
     decays = schedule.values(call, "weight_decay", weight_decay, steps)
-    setting = _setting(call, rule, arrays, count, scale_invariant, drift, radial, target_norm, shape, kurtosis)
+    setting = setting_of(call, rule, arrays, count, scale_invariant, drift, radial, target_norm, shape, kurtosis)
     result = propagate(call, setting, lrs, decays, steps, arrays["norm"], every, known=known(setting, arrays))
     return result if any(x is not None and np.ndim(x) for x in (norm, size, gradient_norm)) else result.neuron(0)
 
@@ -153,18 +153,22 @@ def known(setting: Setting, arrays: dict[str, np.ndarray | None]) -> bool:
     return setting.known and (not theory.depends_on_gradient(setting) or arrays["gradient_norm"] is not None)
 
 
-def _setting(
+def setting_of(
     call: str,
     rule: Rule,
     arrays: dict[str, np.ndarray | None],
     count: int,
-    scale_invariant: bool,
-    drift: float,
-    radial: float,
-    target_norm: float,
-    shape: Shape | None,
-    kurtosis: float | None,
+    scale_invariant: bool = True,
+    drift: float = 0.0,
+    radial: float = 0.0,
+    target_norm: float = 0.0,
+    shape: Shape | None = None,
+    kurtosis: float | None = 3.0,
 ) -> Setting:
+    """The setting of `count` neurons whose norm, size and gradient_norm stand in `arrays`, checked.
+
+    Raises ValueError for what the rule needs and was not given.
+    """
     first = {name: None if x is None else float(x[0]) for name, x in arrays.items()}
     setting = theory.described(
         call, rule, None if first["size"] is None else int(first["size"]), first["gradient_norm"], scale_invariant,
