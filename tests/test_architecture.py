@@ -44,6 +44,10 @@ ALLOWED: dict[str, set[str]] = {
     "scaling": {"memory", "rule", "scale"},
     "retarget": {"_check", "rule", "scaling", "theory"},
     "replay": {"_check", "records", "layers"},
+    "advice": {"outlook"},
+    "shapes": {"_check"},
+    "weights": set(),
+    "planner": {"advice", "forecasts", "outlook", "report", "rule", "scale", "shapes", "weights"},
     # control
     "rotate": {"_array", "neurons"},
     "control": {"_check", "neurons", "scale", "rule", "theory"},
@@ -60,9 +64,12 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "monitor": {"_check", "_hooks", "neurons", "layers", "records", "rule", "optim.recognise", "report"},
     # the edges
-    "report": {"records", "rule", "scale", "theory"},
+    "report": {"outlook", "records", "rule", "scale", "theory"},
     "lab": {"_check", "layers", "optim", "monitor", "walk", "theory", "records", "rule", "rules"},
-    "cli": {"_check", "rule", "rules", "theory", "prediction", "optim", "monitor", "records", "report", "lab"},
+    "cli": {
+        *("_check", "rule", "rules", "theory", "prediction", "optim", "monitor", "records", "report", "lab"),
+        *("planner", "shapes"),
+    },
     "__init__": {
         *("forecasts", "layers", "monitor", "neurons", "optim", "outlook", "prediction", "replay", "retarget"),
         *("rule", "rules", "theory", "walk"),
@@ -75,6 +82,7 @@ ON_CALL = {("monitor", "report"), ("outlook", "report"), ("replay", "layers"), (
 WITHOUT_TORCH = (
     *("records", "memory", "scale", "rule", "rules", "correlation", "theory", "walk", "neurons", "rotate", "control"),
     *("optim.recognise", "prediction", "report.page", "cli"),
+    *("advice", "shapes", "weights", "planner", "runs", "report.outlook"),
     *("schedule", "outlook", "forecasts", "scaling", "retarget", "replay", "polar"),
 )
 """What loads without torch."""

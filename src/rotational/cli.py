@@ -1,4 +1,4 @@
-"""The command line: `rotational predict`, `rotational demo`, `rotational report`."""
+"""The command line: `rotational predict`, `plan`, `demo`, `report`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from rotational import rules, theory
-from rotational.rule import Rule
+from rotational.rule import DECAYS, Rule
+from rotational.shapes import SHAPES
 from rotational.theory import Equilibrium
 
-OPTIMIZERS = ("adamw", "adam", "sgd", "lion", "nadam", "rmsprop")
+OPTIMIZERS = (
+    *("adamw", "adam", "sgd", "lion", "nadam", "rmsprop"),
+    *("radam", "adamax", "laprop", "signum", "muon"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +50,7 @@ def _predict(options: argparse.Namespace) -> int:
         size=options.fan_in,
         gradient_norm=options.gradient_norm,
         scale_invariant=not options.scale_sensitive,
+        shape=None if options.shape is None else tuple(options.shape),
     )
     if options.json:
         print(json.dumps(_as_json(options, rule, state), indent=2))
@@ -65,27 +70,39 @@ def _rule(options: argparse.Namespace) -> Rule:
     taken = {k: v for k, v in vars(options).items() if k in _RULE_OPTIONS and v not in (None, False)}
     name = options.optimizer
     allowed = {
-        "adamw": ("betas",),
+        "adamw": ("betas", "decay"),
         "adam": ("betas",),
-        "nadam": ("betas", "decoupled"),
-        "lion": ("betas", "linearised"),
-        "sgd": ("momentum", "dampening", "nesterov", "decoupled"),
+        "nadam": ("betas", "decoupled", "decay"),
+        "lion": ("betas", "linearised", "decay"),
+        "sgd": ("momentum", "dampening", "nesterov", "decoupled", "decay"),
         "rmsprop": ("alpha", "momentum", "centered"),
+        "radam": ("betas", "decoupled", "decay"),
+        "adamax": ("betas", "decoupled", "decay"),
+        "laprop": ("betas", "decay"),
+        "signum": ("momentum", "nesterov", "decay"),
+        "muon": ("momentum", "decay"),
     }[name]
     for option in taken:
         if option not in allowed:
             listed = ", ".join(f"--{a}" for a in allowed)
             raise ValueError(f"--{option} is not an option of {name}; it takes {listed}.")
-    decoupled = bool(taken.pop("decoupled", False))
-    if name == "sgd":
-        return rules.sgd(**taken, decay="decoupled" if decoupled else "coupled")
-    if name == "nadam":
-        return (rules.nadamw if decoupled else rules.nadam_l2)(**taken)
+    if taken.pop("decoupled", False) and taken.setdefault("decay", "decoupled") != "decoupled":
+        raise ValueError(f"--decoupled and --decay {taken['decay']} contradict each other.")
+    if name == "nadam" and taken.get("decay") in (None, "coupled"):
+        taken.pop("decay", None)
+        return rules.nadam_l2(**taken)
     make: dict[str, Any] = {
         "adamw": rules.adamw,
         "adam": rules.adam_l2,
         "lion": rules.lion,
         "rmsprop": rules.rmsprop,
+        "sgd": rules.sgd,
+        "nadam": rules.nadamw,
+        "radam": rules.radam,
+        "adamax": rules.adamax,
+        "laprop": rules.laprop,
+        "signum": rules.signum,
+        "muon": rules.muon,
     }
     return make[name](**taken)
 
@@ -172,6 +189,15 @@ def _steps(n: float) -> str:
     return "infinitely many steps" if math.isinf(n) else f"{n:,.0f} steps" if n < 1e7 else f"{n:.2g} steps"
 
 
+# plan -------------------------------------------------------------------------------------------------------
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from rotational import planner  # forecasts take a moment to load that other commands need not wait for
+
+    return planner.run(options, _rule(options))
+
+
 # demo and report ----------------------------------------------------------------------------------------------
 
 
@@ -213,7 +239,29 @@ def _report(options: argparse.Namespace) -> int:
 
 # The parser -----------------------------------------------------------------------------------------------------
 
-_RULE_OPTIONS = ("betas", "momentum", "dampening", "nesterov", "decoupled", "linearised", "alpha", "centered")
+_RULE_OPTIONS = (
+    *("betas", "momentum", "dampening", "nesterov", "decoupled", "linearised", "alpha", "centered"),
+    "decay",
+)
+
+
+def _rule_options(parser: argparse.ArgumentParser) -> None:
+    """What names a rule, the same for every command."""
+    parser.add_argument(
+        "--optimizer", choices=OPTIMIZERS, required=True, help="adam is Adam with L2 (torch.optim.Adam)"
+    )
+    parser.add_argument("--lr", type=float, required=True)
+    parser.add_argument("--weight-decay", type=float, required=True)
+    parser.add_argument("--betas", type=float, nargs=2, metavar=("B1", "B2"), help="the Adam family, lion, laprop")
+    parser.add_argument("--momentum", type=float, help="sgd, rmsprop, signum, muon")
+    parser.add_argument("--dampening", type=float, help="sgd")
+    parser.add_argument("--nesterov", action="store_true", help="sgd, signum")
+    parser.add_argument("--alpha", type=float, help="rmsprop")
+    parser.add_argument("--centered", action="store_true", help="rmsprop")
+    parser.add_argument("--decoupled", action="store_true", help="sgd, nadam, radam, adamax: decay beside the gradient")
+    parser.add_argument("--decay", choices=DECAYS, help="how weight decay enters (default: the optimizer's own way)")
+    parser.add_argument("--linearised", action="store_true", help="lion: the paper's approximation of the sign")
+    parser.add_argument("--shape", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="muon: of the matrix")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -226,23 +274,33 @@ def _parser() -> argparse.ArgumentParser:
         "predict", help="rotation, norm and time scale that hyperparameters imply", description=_predict.__doc__
     )
     predict.set_defaults(run=_predict)
-    predict.add_argument(
-        "--optimizer", choices=OPTIMIZERS, required=True, help="adam is Adam with L2 (torch.optim.Adam)"
-    )
-    predict.add_argument("--lr", type=float, required=True)
-    predict.add_argument("--weight-decay", type=float, required=True)
+    _rule_options(predict)
     predict.add_argument("--fan-in", type=int, help="number of weights of a neuron; gives the norm")
     predict.add_argument("--gradient-norm", type=float, help="RMS norm of a neuron's gradient (at length 1)")
     predict.add_argument("--scale-sensitive", action="store_true", help="gradients do not shrink as weights grow")
-    predict.add_argument("--betas", type=float, nargs=2, metavar=("B1", "B2"), help="adamw, adam, nadam, lion")
-    predict.add_argument("--momentum", type=float, help="sgd, rmsprop")
-    predict.add_argument("--dampening", type=float, help="sgd")
-    predict.add_argument("--nesterov", action="store_true", help="sgd")
-    predict.add_argument("--alpha", type=float, help="rmsprop")
-    predict.add_argument("--centered", action="store_true", help="rmsprop")
-    predict.add_argument("--decoupled", action="store_true", help="sgd, nadam: decay beside the gradient")
-    predict.add_argument("--linearised", action="store_true", help="lion: the paper's approximation of the sign")
     predict.add_argument("--json", action="store_true", help="print JSON")
+
+    plan = commands.add_parser(
+        "plan", help="forecast a run that has not begun: rotation and norm along its schedule, warnings, suggestions"
+    )
+    plan.set_defaults(run=_plan)
+    _rule_options(plan)
+    plan.add_argument("--steps", type=int, required=True)
+    plan.add_argument("--schedule", choices=SHAPES, default="constant", help="of the learning rate (default constant)")
+    plan.add_argument("--warmup", type=int, default=0, metavar="STEPS", help="steps of linear warm-up (default 0)")
+    plan.add_argument("--min-lr", type=float, default=0.0, help="where a falling schedule ends (default 0)")
+    plan.add_argument("--decay-share", type=float, default=0.2, help="wsd: share of the run in which lr falls")
+    plan.add_argument("--batch-size", type=int, help="to give the timescale in samples too")
+    plan.add_argument("--fan-in", type=int, action="append", metavar="N", help="weights of a neuron; may be repeated")
+    plan.add_argument("--norm", type=float, help="initial length of a neuron (default: 0.577, that of torch.nn.Linear)")
+    plan.add_argument(
+        "--weights", type=Path, metavar="FILE", help="safetensors or torch state dict: real sizes and norms"
+    )
+    plan.add_argument("--gradient-norm", type=float, help="RMS norm of a neuron's gradient (at length 1)")
+    plan.add_argument("--scale-sensitive", action="store_true", help="gradients do not shrink as weights grow")
+    plan.add_argument("--bf16", action="store_true", help="the weights themselves are bfloat16")
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.add_argument("--html", type=Path, metavar="FILE", help="write the plan as a page")
 
     demo = commands.add_parser("demo", help="train a small GPT four ways and report how its neurons rotate")
     demo.set_defaults(run=_demo)
