@@ -44,6 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "scaling": {"memory", "rule", "scale"},
     "retarget": {"_check", "rule", "scaling", "theory"},
     "replay": {"_check", "records", "layers"},
+    "translate": {"_check", "correlation", "forecasts", "replay", "retarget", "rule", "scale", "theory"},
     "advice": {"outlook"},
     "shapes": {"_check"},
     "weights": set(),
@@ -72,7 +73,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "__init__": {
         *("forecasts", "layers", "monitor", "neurons", "optim", "outlook", "prediction", "replay", "retarget"),
-        *("rule", "rules", "theory", "walk"),
+        *("rule", "rules", "theory", "translate", "walk"),
     },
 }
 
@@ -82,7 +83,7 @@ ON_CALL = {("monitor", "report"), ("outlook", "report"), ("replay", "layers"), (
 WITHOUT_TORCH = (
     *("records", "memory", "scale", "rule", "rules", "correlation", "theory", "walk", "neurons", "rotate", "control"),
     *("optim.recognise", "prediction", "report.page", "cli"),
-    *("advice", "shapes", "weights", "planner", "runs", "report.outlook"),
+    *("advice", "shapes", "weights", "planner", "runs", "report.outlook", "translate"),
     *("schedule", "outlook", "forecasts", "scaling", "retarget", "replay", "polar"),
 )
 """What loads without torch."""
@@ -280,6 +281,6 @@ def test_every_public_name_is_there_and_explained(name: str) -> None:
 
 
 def test_the_public_face_is_sorted_and_complete() -> None:
-    assert sorted(rotational.__all__) == sorted({*_HOME, "replay", "retarget", "rules", "walk"})
+    assert sorted(rotational.__all__) == sorted({*_HOME, "replay", "retarget", "rules", "translate", "walk"})
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = rotational.nothing

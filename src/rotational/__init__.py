@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 # At once: loaded later, these modules would shadow the functions of their names.
 from rotational.replay import replay
 from rotational.retarget import retarget
+from rotational.translate import translate
 from rotational.walk import walk
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ __all__ = [
     "replay_groups",
     "retarget",
     "rules",
+    "translate",
     "walk",
     "watch",
 ]

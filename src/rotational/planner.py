@@ -184,7 +184,7 @@ def drawn(f: Forecast, width: int, name: str, height: int = 12) -> list[str]:
 
 
 def _rows(kinds: Sequence[Kind], forecasts: Sequence[Forecast]) -> tuple[list[str], list[list[str]]]:
-    titles = ["neurons", "norm", "at end", "turn: peak", "at 50%", "at 90%", "arrives", "transient"]
+    titles = ["neurons", "norm", "at end", "peak turn", "at 50%", "at 90%", "arrives", "transient"]
     rows: list[list[str]] = []
     for kind, f in zip(kinds, forecasts, strict=True):
         middle, late = (f.at(max(int(f.step[0]), int(f.step[-1] * part))) for part in (0.5, 0.9))
@@ -205,7 +205,7 @@ def _rows(kinds: Sequence[Kind], forecasts: Sequence[Forecast]) -> tuple[list[st
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     for i, title in enumerate(titles):
         table.add_column(title, justify="left" if i == 0 else "right", no_wrap=i == 0)
     for row in rows:

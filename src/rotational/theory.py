@@ -197,7 +197,7 @@ def rate(rule: Rule, lr: float, weight_decay: float) -> float:
     if isinstance(rule.scale, Polar):
         raise ValueError(f"rate({rule.name}): the rotation depends on the matrix's shape; see equilibrium(shape=).")
     decay = _product("rate", lr, rule.shrink(lr, weight_decay) if rule.decay != "coupled" else lr * weight_decay)
-    return math.sqrt(2 * _decay_gain(rule) * decay / _tau(rule))
+    return math.sqrt(2 * decay_gain(rule) * decay / _tau(rule))
 
 
 def _product(call: str, lr: float, decay: float) -> float:
@@ -230,7 +230,12 @@ def _tau(rule: Rule) -> float:
     return sum_of_correlations(rule.memory)
 
 
-def _decay_gain(rule: Rule) -> float:
-    """D/(lr wd): coupled decay runs through the memory, and comes out multiplied by its sum."""
+def decay_gain(rule: Rule) -> float:
+    """D/(lr wd): coupled decay runs through the memory, and comes out multiplied by its sum.
+
+    >>> from rotational import rules
+    >>> round(decay_gain(rules.sgd(momentum=0.9)), 6), decay_gain(rules.adamw())
+    (10.0, 1.0)
+    """
     m = rule.memory
     return m.new + m.old * m.inflow / (1 - m.decay) if rule.decay == "coupled" else 1.0

@@ -42,6 +42,10 @@ def figure(forecast: Forecast, *, title: str | None = None) -> Any:
     else:
         line(forecast.norm, "norm", NORM, 2)
         line(forecast.static_norm, "equilibrium norm", STATIC, 2, "dash")
+    top = float(np.nanmax(np.concatenate([forecast.rotation, forecast.static])))
+    low = float(np.nanmin(np.where(forecast.rotation > 0, forecast.rotation, np.nan)))
+    if top > 0:  # the last steps of a cosine turn by next to nothing, and would take all the room
+        fig.update_yaxes(range=[max(np.log10(low), np.log10(top) - 3.2) - 0.1, np.log10(top) + 0.15], row=1, col=1)
     fig.update_yaxes(type="log", title_text="rad/step", exponentformat="power", row=1, col=1)
     fig.update_yaxes(
         title_text="norm" if forecast.norm is not None else "of equilibrium", rangemode="tozero", row=2, col=1
@@ -50,9 +54,9 @@ def figure(forecast: Forecast, *, title: str | None = None) -> Any:
     fig.update_layout(
         title=title,
         template="plotly_white",
-        margin={"l": 60, "r": 16, "t": 48 if title else 16, "b": 44},
+        margin={"l": 60, "r": 16, "t": 84 if title else 48, "b": 44},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        height=460,
+        height=480,
     )
     return fig
 
@@ -80,7 +84,11 @@ def write(
     body = "".join("<tr>" + "".join(f"<td>{parts.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
     said = "".join(f"<li><b>{parts.escape(kind)}:</b> {parts.escape(text)}</li>" for kind, text in sentences)
     drawn = "".join(
-        fig.to_html(full_html=False, include_plotlyjs="inline" if i == 0 else False, config={"displaylogo": False})
+        fig.to_html(
+            full_html=False,
+            include_plotlyjs="inline" if i == 0 else False,
+            config={"displayModeBar": False, "responsive": True},
+        )
         for i, fig in enumerate(figures)
     )
     text = (
