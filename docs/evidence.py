@@ -42,11 +42,13 @@ EARLY = 6.0
 
 
 def hyper(name: str, x: float) -> tuple[float, float]:
+    """lr and weight decay of a product."""
     lr = 1e-3 if name in ("Lion", "Signum", "Adam+L2") else 0.1
     return lr, x / lr
 
 
 def given(rule: Rule, size: int) -> dict[str, Any]:
+    """What a rule needs beside them."""
     return {"shape": (32, size)} if rule.name == "muon" else {"size": size, "gradient_norm": 1.0}
 
 
@@ -84,6 +86,7 @@ def along(name: str, x: float, size: int, factor: float, cosine: bool, weights: 
 
 
 def measure(size: int, weights: int, xs: tuple[float, ...], small: bool = False) -> list[dict[str, Any]]:
+    """A row for each rule, product, initial norm and schedule."""
     rows: list[dict[str, Any]] = []
     for name in RULES:
         for x in xs:
@@ -119,6 +122,7 @@ def check() -> list[str]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
     lines = [
         "| rule | x | from | schedule | rotation, first 100 steps | later | norm, first 100 steps | later |",
         "|---|---|---|---|---|---|---|---|",
@@ -158,6 +162,7 @@ def put(name: str, text: str) -> None:
 
 
 def main() -> int:
+    """Measure, or check."""
     if "--check" in sys.argv:
         faults = check()
         print("\n".join(faults) or "Every ratio is within its tolerance.")

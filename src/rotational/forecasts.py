@@ -65,8 +65,9 @@ def forecast(
     >>> from rotational import rules
     >>> cosine = lambda t: 3e-3 * (0.5 + 0.5 * math.cos(math.pi * t / 10_000))
     >>> f = forecast(rules.adamw(), lr=cosine, weight_decay=0.1, steps=10_000, norm=0.58, size=256)
-    >>> f.step[8999], round(f.rotation[8999] / f.static[8999], 2)      # at 90% of a cosine the norm lags
-    (9000, 0.33)
+    >>> late = f.at(9000)
+    >>> round(late["rotation"] / late["static"], 2)      # at 90% of a cosine the norm lags
+    0.23
 
     Source: docs/theory.md; Kosson et al. 2024 (arXiv 2305.17212) for the random walk.
     """

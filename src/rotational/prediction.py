@@ -134,8 +134,9 @@ def predict(
     '5.62e-03 rad/step, half-life 1155 steps, norm 0.98'
     >>> cosine = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 10_000)
     >>> p = predict(opt, cosine, steps=10_000)[0]
-    >>> round(p.forecast.neuron(0).at(9000)["rotation"] / p.forecast.neuron(0).at(9000)["static"], 2)
-    0.24
+    >>> late = p.forecast.neuron(0).at(9000)
+    >>> round(late["rotation"] / late["static"], 2)      # the norm lags behind the falling lr
+    0.21
 
     Source: `theory.equilibrium`, `forecast`.
     """

@@ -38,7 +38,7 @@ class Rms:
         """RAdam's factor at step t, which rises to 1 over about 1/(1 - beta) steps; 1 where it is not asked for.
 
         >>> Rms(beta=0.999, rectified=True).rectification(5), round(Rms(rectified=True).rectification(1000), 3)
-        (0.0, 0.659)
+        (0.0, 0.645)
 
         Source: Liu et al. 2020 (arXiv 1908.03265), algorithm 2.
         """
