@@ -153,7 +153,7 @@ def deviations(name, x, size, kind, factor, neurons, series=("rotation", "norm")
 
 
 # What docs/theory.md lists as outside its range. From a norm ten times too small without a warm-up, Adamax's early
-# maxima are of other gradients than its late ones; RMSprop's first steps, which torch does not correct for bias, are ten
+# maxima are of other gradients than its late ones; RMSprop's first steps, not corrected for bias by torch, are ten
 # times too long; Adam's decay outweighs the gradient from ten times too large.
 OUTSIDE = {("adamax", 0.1), ("rmsprop", 0.1), ("rmsprop", 10.0), ("adam+l2", 10.0)}
 
