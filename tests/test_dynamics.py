@@ -73,6 +73,15 @@ def test_no_decay_is_the_random_walk():
     assert f.arrives is None
 
 
+@pytest.mark.parametrize("name", ["sgd", "sgdm", "adam+l2", "adamw", "lion"])
+def test_without_decay_there_is_no_equilibrium_to_compare_with(name):
+    f = forecast(RULES[name], lr=0.01, weight_decay=0.0, steps=7000, norm=3.0, size=64, gradient_norm=1.0, every=500)
+    assert np.all(f.static == 0)
+    assert np.all(np.isinf(f.static_norm))
+    assert np.all(np.diff(f.norm) > 0)
+    assert "Without weight decay" in str(f)
+
+
 def test_under_adamc_the_norm_does_not_see_the_schedule():
     steps = 8000
     lr = 0.02 * (0.5 + 0.5 * np.cos(np.pi * np.arange(steps) / steps))

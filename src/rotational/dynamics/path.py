@@ -208,7 +208,8 @@ def _static(setting: Setting, told: Told, lr: Array, decay: Array) -> tuple[Arra
     square, law = rest(setting, push)
     moved = law.noise + law.pull * square
     rotation = turn(square, square, 0.0 * square, moved) * turning(setting, at_rest(setting, law.delta))
-    forms = np.isfinite(square) & (law.loss > 0) & (lr > 0)
+    # a coupled decay of 0 is a tiny one in the law, which divides by it
+    forms = np.isfinite(square) & (law.delta > 1e-100) & (lr > 0)
     rotation, square = np.where(forms, rotation, 0.0), np.where(forms, square, np.where(lr > 0, math.inf, np.nan))
     back = np.ravel(where)
     return rotation[back], square[back], np.broadcast_to(law.delta, square.shape)[back]
