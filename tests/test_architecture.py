@@ -44,7 +44,13 @@ ALLOWED: dict[str, set[str]] = {
     "scaling": {"memory", "rule", "scale"},
     "retarget": {"_check", "rule", "scaling", "theory"},
     "replay": {"_check", "records", "layers"},
-    "translate": {"_check", "correlation", "forecasts", "replay", "retarget", "rule", "scale", "theory"},
+    "translation": {"_check", "correlation", "replay", "rule"},
+    "unmatched": {"correlation", "memory", "rule", "scale", "translation"},
+    "matching": {"correlation", "forecasts", "outlook", "rule", "scale", "theory", "translation"},
+    "translate": {
+        *("_check", "control", "correlation", "matching", "optim.recognise", "replay", "rule", "scale", "schedule"),
+        *("translation", "unmatched"),
+    },
     "advice": {"outlook"},
     "shapes": {"_check"},
     "weights": set(),
@@ -73,7 +79,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "__init__": {
         *("forecasts", "layers", "monitor", "neurons", "optim", "outlook", "prediction", "replay", "retarget"),
-        *("rule", "rules", "theory", "translate", "walk"),
+        *("rule", "rules", "theory", "translate", "translation", "walk"),
     },
 }
 
@@ -84,6 +90,7 @@ WITHOUT_TORCH = (
     *("records", "memory", "scale", "rule", "rules", "correlation", "theory", "walk", "neurons", "rotate", "control"),
     *("optim.recognise", "prediction", "report.page", "cli"),
     *("advice", "shapes", "weights", "planner", "runs", "report.outlook", "translate"),
+    *("translation", "unmatched", "matching"),
     *("schedule", "outlook", "forecasts", "scaling", "retarget", "replay", "polar"),
 )
 """What loads without torch."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rotational.retarget import Config
     from rotational.rule import Rule
     from rotational.theory import Equilibrium, equilibrium
+    from rotational.translation import Held, Hyper, Translation
 
 _HOME = {
     "SGD": "optim.named",
@@ -44,6 +45,9 @@ _HOME = {
     "Rule": "rule",
     "groups": "layers",
     "partition": "layers",
+    "Held": "translation",
+    "Hyper": "translation",
+    "Translation": "translation",
     "predict": "prediction",
     "replay_groups": "replay",
     "watch": "monitor",
@@ -57,9 +61,12 @@ __all__ = [
     "Config",
     "Equilibrium",
     "Forecast",
+    "Held",
+    "Hyper",
     "Lion",
     "Neurons",
     "Rule",
+    "Translation",
     "equilibrium",
     "forecast",
     "groups",

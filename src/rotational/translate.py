@@ -1,274 +1,252 @@
-"""Translate hyperparameters from one optimizer to another, so that neurons turn alike."""
+"""Hyperparameters carried from one optimizer to another, so that neurons turn alike.
+
+D   share of w that decay takes off in a step     tau   how much remembering slows the rotation (theory.py)
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rotational import _check, theory
+from rotational import _check
+from rotational import schedule as schedules
+from rotational.control import Control
 from rotational.correlation import Shape
-from rotational.forecasts import forecast
+from rotational.matching import NEEDS, Origin, Rest, Told, along
+from rotational.optim.recognise import recognise
 from rotational.replay import Angles
-from rotational.retarget import Config
 from rotational.rule import Rule
 from rotational.scale import Polar, Raw
+from rotational.translation import KINDS, Held, Side, Translation
+from rotational.unmatched import Pair, sentences
 
-HELD = ("rotational", "fixed-norm")
-"""Targets that are no rule: an angle for each step, held by a rotational or a fixed-norm optimizer (AdamH, MuonH)."""
 MATCHES = ("rotation", "timescale", "norm")
 
 
-@dataclass(frozen=True, eq=False)
-class Translation:
-    """What to write for the target, and what it will not match.
-
-    rule            of the target; None where an angle is held
-    lr              a number, or one for each step [T]; for "fixed-norm" the tangent of the angle, which is its lr
-    weight_decay    of the target; 0 where an angle is held
-    rotation        that both have, radians per step: a number, or one for each step
-    timescale       1/D of the target, steps (at the highest lr)
-    angles          the schedule to give as `rotation=`, where an angle is held
-    said            what cannot be matched, in words
-    """
-
-    rule: Rule | None
-    lr: Any
-    weight_decay: float
-    rotation: Any
-    timescale: float
-    angles: Angles | None
-    said: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-
-        def plain(x: Any) -> Any:
-            return x.tolist() if isinstance(x, np.ndarray) else x
-
-        return {
-            "rule": None if self.rule is None else self.rule.as_dict(),
-            "lr": plain(self.lr),
-            "weight_decay": self.weight_decay,
-            "rotation": plain(self.rotation),
-            "timescale": self.timescale if math.isfinite(self.timescale) else None,
-            "said": list(self.said),
-        }
-
-    def __str__(self) -> str:
-        name = "held angle" if self.rule is None else self.rule.name
-        lr = _range(self.lr)
-        return "\n".join([f"{name}: lr {lr}, weight decay {self.weight_decay:.4g}, rotation {_range(self.rotation)}"
-                          " rad/step", *(f"- {sentence}" for sentence in self.said)])  # fmt: skip
-
-
 def translate(
-    source: Config,
-    target: Rule | str,
+    source: Any,
+    target: Rule | Held | str,
     match: Sequence[str] = ("rotation", "timescale"),
     *,
-    schedule: Any = None,
+    schedule: schedules.Schedule | None = None,
+    steps: int | None = None,
     norm: float | None = None,
     size: int | None = None,
     gradient_norm: float | None = None,
+    scale_invariant: bool = True,
     shape: Shape | None = None,
-    rounds: int = 12,
+    group: int | None = None,
+    rounds: int = 40,
 ) -> Translation:
-    """lr and weight decay of `target` at which neurons turn as under `source`.
+    """lr and weight decay of `target` at which neurons turn as they do under `source`.
 
-        rotation = sqrt(2 D/tau), timescale = 1/D:  one number D sets both, and tau is the target's own.
+        rotation = sqrt(2 D/tau),  timescale = 1/D:  D sets both, and tau is the optimizer's own
 
-    So where the two taus differ, the first name in `match` is met, and the other's ratio is said. D leaves lr free
-    (only lr*wd matters at rest): with `size` (and `gradient_norm`, for SGD) the equilibrium norm is kept, so that the
-    source's weights are at rest under the target; else the target's weight decay is the source's.
+    source      a `Config`, a `Hyper(rule, lr, weight_decay)`, an earlier `Translation`, a torch optimizer (`group` of
+                it; the first with weight decay), or recorded `Angles`
+    target      a rule; a `Held`, or its kind: "rotational" (give `angles` as `rotation=`), "fixed-norm" (AdamH, MuonH)
+    match       "rotation" or "timescale", the first of them exactly: where the taus differ no D gives both, and `said`
+                tells the other's ratio and the momentum at which both would match. "norm" demands that of norms
+    schedule    lr of the source over `steps` (default: the Config's), in any form that `forecast` takes. The answer is
+                then lr for each step: the source's forecast, transient and lag included, is what the target turns by
+    norm        initial RMS length of a neuron (default: at rest at the highest lr), radians being independent of it
+    size, gradient_norm, scale_invariant, shape    of the neurons, as `forecast` has them
 
-    `target` is a rule, "rotational" (give `angles` as `rotation=` to `rotational.AdamW` and its kin), or "fixed-norm"
-    (AdamH, MuonH: w <- R N(w - lr R N(u)); for an update orthogonal to w one step turns by atan(lr)).
-    With `schedule` (lr of the source over its steps, in any form that `forecast` takes) the answer is a schedule: the
-    source's forecast, its transient and its lag included, is reproduced step by step by the target's lr, found in
-    `rounds` of lr_t <- lr_t rotation_source/rotation_target. It needs `norm`, the initial one, and what the norms of
-    both rules need. `shape` is that of the matrix, for Muon.
+    At rest only lr*weight_decay matters to rotation. The freedom left is used so that the weights of the source are at
+    rest under the target too: their norms agree. Between SGD and the others that takes `size` and `gradient_norm`;
+    without them weight_decay (or lr, where one decay is independent of it) is the source's. Angles that are held have
+    no norm of their own, and as a source need `norm`.
 
-    Raises ValueError for a target whose rotation depends on the gradient (Adam+L2)
-    or on a shape that was not given, and an unknown match.
+    Along a schedule weight_decay stays, and lr is corrected by forecasts of the target until every step agrees within
+    1e-4: rotation follows lr at once, and the norm that it leads to later.
 
-    >>> from rotational import Config, rules
-    >>> adamw = Config(rules.adamw(), lr=1e-3, weight_decay=0.1, batch_size=256, steps=10_000)
-    >>> lion = translate(adamw, rules.lion(), size=768)
+    Raises TypeError or ValueError for a source without weight decay, what a rule needs and was not given (shape= of
+    Muon, size= and gradient_norm= of Adam with L2), a rotation out of the target's reach, and an unknown match.
+
+    >>> from rotational import rules
+    >>> from rotational.translation import Hyper
+    >>> lion = translate(Hyper(rules.adamw(), lr=1e-3, weight_decay=0.1), rules.lion())
     >>> f"{lion.lr:.2e} {lion.weight_decay:.3f} {lion.rotation:.2e}"
-    '2.30e-04 1.035 3.24e-03'
+    '2.30e-04 1.033 3.24e-03'
 
-    Source: Kosson et al. 2024 (arXiv 2305.17212); arXiv 2606.16899 for fixed-norm optimizers.
+    Source: Kosson et al. 2024 (arXiv 2305.17212); arXiv 2606.16899 for fixed norms; docs/theory.md.
     """
-    call = "translate"
-    if isinstance(match, str) or not match or any(name not in MATCHES for name in match):
-        raise ValueError(f"{call}(match={match!r}): expected names among {', '.join(MATCHES)}, the first to be met.")
+    first = _matched(match)
     if isinstance(target, str):
-        _check.choice(call, "target", target, HELD)
-    given: dict[str, Any] = {"size": size, "gradient_norm": gradient_norm}
-    here = _at_rest(call, source.rule, source.lr, source.weight_decay, shape, given)
-    if isinstance(target, str):
-        return _held(source, target, here, schedule, norm, given, shape)
-    wanted, tau = here.rotation, _tau(call, target, shape, given)
-    # D from rotation = sqrt(2 D/tau), exact at finite D by a few rounds; or from the timescale
-    decay = wanted**2 * tau / 2
-    if match[0] == "timescale":
-        decay = 1 / here.timescale
-    lr, wd = _split(call, source, target, decay, here, shape, given)
-    if match[0] != "timescale":
-        for _ in range(60):
-            there = _at_rest(call, target, lr, wd, shape, given)
-            decay *= (wanted / there.rotation) ** 2
-            lr, wd = _split(call, source, target, decay, here, shape, given)
-    there = _at_rest(call, target, lr, wd, shape, given)
-    said = list(_unmatched(source, target, here, there, lr))
-    if schedule is None:
-        return Translation(target, lr, wd, there.rotation, there.timescale, None, tuple(said))
-    curve = _curve(source, schedule, norm, given, shape)
-    lrs = curve.lr * (lr / np.max(curve.lr))
-    steps = len(curve.step)
-    found = None
-    for _ in range(rounds):
-        found = forecast(target, lr=lrs, weight_decay=wd, steps=steps, norm=norm, shape=_for(target, shape), **given)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(found.rotation > 0, curve.rotation / found.rotation, 1.0)
-        lrs = lrs * np.clip(ratio, 0.25, 4.0)
-    assert found is not None
-    off = np.abs(found.rotation / np.where(curve.rotation > 0, curve.rotation, np.nan) - 1)
-    worst = float(np.nanmax(off[len(off) // 100 :]))
-    said.append(
-        f"Along the schedule the target's forecast rotation is within {worst:.1%} of the source's after the first 1%."
-    )
-    return Translation(target, lrs, wd, curve.rotation, there.timescale, None, tuple(said))
-
-
-@dataclass(frozen=True)
-class _Rest:
-    rotation: float
-    timescale: float
-    norm: float | None
-
-
-def _for(rule: Rule, shape: Shape | None) -> Shape | None:
-    return shape if isinstance(rule.scale, Polar) else None
-
-
-def _at_rest(
-    call: str, rule: Rule, lr: float, weight_decay: float, shape: Shape | None, given: dict[str, Any]
-) -> _Rest:
-    state = theory.equilibrium(rule, lr, weight_decay, shape=_for(rule, shape), **given)
-    if state.rotation is None or state.half_life is None:
-        missing = "shape=" if isinstance(rule.scale, Polar) else "size= and gradient_norm="
-        raise ValueError(
-            f"{call}({rule.name}): the rotation of this rule depends on more than lr and decay: give {missing}."
+        _check.choice("translate", "target", target, KINDS)
+        target = Held(target)
+    if not isinstance(target, Rule | Held):  # pyright: ignore[reportUnnecessaryIsInstance]  an optimizer, say
+        raise TypeError(
+            f"translate(target={type(target).__name__}): expected a Rule such as rotational.rules.lion(), or one of "
+            f"{', '.join(map(repr, KINDS))}."
         )
-    # 1/D by whatever way the decay enters
-    timescale = theory.relaxation(rule) * state.half_life / math.log(2)
-    return _Rest(state.rotation, timescale, state.norm)
-
-
-def _tau(call: str, rule: Rule, shape: Shape | None, given: dict[str, Any]) -> float:
-    """2 D/rotation^2 where decay is small."""
-    if rule.decay == "coupled" and not isinstance(rule.scale, Raw):
-        raise ValueError(
-            f"{call}(target={rule.name}): with L2 regularisation its rotation depends on the size of each gradient, so "
-            "no lr and weight decay give all neurons the source's. Translate to its decoupled form."
-        )
-    small = 1e-7
-    wd = small if rule.decay == "independent" else small / 1e-3
-    state = _at_rest(call, rule, 1e-3, wd, shape, given)
-    return 2 / state.timescale / state.rotation**2
-
-
-def _split(
-    call: str, source: Config, target: Rule, decay: float, here: _Rest, shape: Shape | None, given: dict[str, Any]
-) -> tuple[float, float]:
-    """lr and weight decay of the target whose decay per step is `decay`, at the source's norm where that is known."""
-    decay = min(decay, 0.99) / theory.decay_gain(target)
-
-    def pair(lr: float) -> tuple[float, float]:
-        return lr, decay if target.decay == "independent" else decay / lr
-
-    lr = source.lr if target.decay == "independent" else decay / source.weight_decay
-    if here.norm is None:
-        return pair(lr)
-    for _ in range(4):  # the norm goes as a power of lr at a given decay: as lr itself, or as its root for raw steps
-        norm = _at_rest(call, target, *pair(lr), shape, given).norm
-        if norm is None:
-            break
-        lr *= (here.norm / norm) ** (2 if isinstance(target.scale, Raw) else 1)
-    return pair(lr)
-
-
-def _unmatched(source: Config, target: Rule, here: _Rest, there: _Rest, lr: float) -> list[str]:
-    found: list[str] = []
-    if abs(there.rotation / here.rotation - 1) > 0.01:
-        found.append(f"Rotation is {there.rotation / here.rotation:.3g} times the source's, for their memories differ.")
-    if abs(there.timescale / here.timescale - 1) > 0.01:
-        found.append(
-            f"The timescale is {there.timescale:,.0f} steps against {here.timescale:,.0f}: the same rotation takes "
-            "another decay, because the target remembers gradients for another time."
-        )
-    if there.norm is None or here.norm is None:
-        found.append("Norms are not matched: size= (and gradient_norm= for SGD) would choose lr so that they are.")
-    elif abs(there.norm / here.norm - 1) > 0.01:
-        found.append(f"The norm settles at {there.norm:.3g} against {here.norm:.3g}.")
-    if isinstance(source.rule.scale, Raw) or isinstance(target.scale, Raw):
-        found.append(
-            "Gains and biases move by lr times the gradient under SGD and by lr itself elsewhere: give them an lr of "
-            "their own."
-        )
-    elif isinstance(target.scale, Polar):
-        found.append("Gains and biases are no matrices: Muon leaves them to another optimizer, with an lr of its own.")
-    elif abs(lr / source.lr - 1) > 0.01:
-        found.append(
-            f"Gains and biases, which do not rotate, move {lr / source.lr:.3g} times as far per step: give "
-            "them an lr of their own."
-        )
-    return found
-
-
-def _curve(source: Config, schedule: Any, norm: float | None, given: dict[str, Any], shape: Shape | None) -> Any:
-    return forecast(
-        source.rule,
-        lr=schedule,
-        weight_decay=source.weight_decay,
-        steps=source.steps,
-        norm=norm,
-        shape=_for(source.rule, shape),
-        **given,
+    norm = None if norm is None else _positive("norm", norm)
+    told = Told(size, gradient_norm, scale_invariant, shape)
+    origin = _origin(source, group, schedule, steps, told)
+    here = told.at_rest(origin)
+    if isinstance(target, Held):
+        return _held(origin, target, here, norm, told)
+    wanted = Rest(here.rotation, here.timescale, norm if origin.rule is None else here.norm)
+    if first == "timescale" and here.timescale is None:
+        raise ValueError("translate(match='timescale'): recorded angles tell of no timescale; match the rotation.")
+    if "norm" in match and (wanted.norm is None or not told.comparable(origin.rule, target)):
+        raise ValueError(f"translate(match='norm'): norms need {NEEDS} beside SGD, and norm= where angles are held.")
+    lr, decay = told.solve(origin, target, wanted, first)
+    there = told.rest(target, lr, decay)
+    pair = Pair(origin.name, origin.rule, origin.top, here.timescale, here.rotation, target, lr, told.shape)
+    said = sentences(pair, there.timescale, there.rotation, first)
+    lrs: Any = lr
+    rotation, extra = there.rotation, list[str]()
+    if origin.steps is not None:
+        curve = _curve(origin, told, norm)
+        # as far from rest as the source's, whatever the units
+        start = there.norm and there.norm * (norm / here.norm if norm and here.norm else 1.0)
+        lrs, rotation, extra = along(curve, target, lr, decay, start, told, origin, rounds)
+    return Translation(
+        rule=target,
+        source=origin.side(here, told.units(origin.rule), rotation if origin.steps else None),
+        target=Side(target.name, lrs, decay, rotation, there.timescale, there.norm if told.units(target) else None),
+        angles=None,
+        said=(*said, *_norms(here, there, told, origin, target), *extra),
     )
 
 
-def _held(
-    source: Config,
-    target: str,
-    here: _Rest,
-    schedule: Any,
-    norm: float | None,
-    given: dict[str, Any],
-    shape: Shape | None,
-) -> Translation:
-    said = ["Norms stay where they start: the source's transient is in the angles only if a schedule is given."]
-    said.append("Gains and biases take the plain rule, at an lr of their own.")
-    if schedule is None:
-        rotation: Any = here.rotation
-        steps, radians = (0, max(1, source.steps - 1)), (here.rotation, here.rotation)
+# The source ---------------------------------------------------------------------------------------------------
+
+
+def _angles_of(source: Any) -> tuple[Angles | None, Held | None]:
+    if isinstance(source, Translation):
+        return source.angles, source.held
+    return (source if isinstance(source, Angles) else None), None
+
+
+def _origin(source: Any, group: int | None, schedule: Any, steps: int | None, told: Told) -> Origin:
+    rate: Control | None = None
+    angles, held = _angles_of(source)
+    if angles is not None:
+        count = angles.length if steps is None else _check.whole("translate", "steps", steps)
+        turned = np.array([angles(t) for t in range(count)])
+        if held is not None:  # what was written turns by this
+            turned = np.asarray(held.angle(turned, told.shape))
+        name = angles.name or "recorded angles" if held is None else held.name
+        return Origin(name, None, 0.0, 0.0, turned, held, count if steps is not None or count > 1 else None)
+    if hasattr(source, "param_groups"):
+        rule, lr, weight_decay, rate = _of_optimizer(source, group)
+    elif all(hasattr(source, name) for name in ("rule", "lr", "weight_decay")):
+        rule, lr, weight_decay = source.rule, source.lr, source.weight_decay
+        steps = getattr(source, "steps", None) if steps is None else steps
     else:
-        curve = _curve(source, schedule, norm, given, shape)
-        rotation = curve.rotation
-        steps, radians = tuple((curve.step - 1).tolist()), tuple(curve.rotation.tolist())
-        said[0] = "Norms stay where they start, and angles follow the source's forecast, its transient included."
-    if target == "fixed-norm":
-        said.append("Its step is not orthogonal to w: where <u, w> is not small, a step turns by less than atan(lr).")
-    lr = np.tan(rotation) if target == "fixed-norm" else source.lr
-    if isinstance(lr, np.floating):
-        lr = float(lr)
-    return Translation(None, lr, 0.0, rotation, math.inf, Angles(steps, radians, f"as {source.rule.name}"), tuple(said))
+        raise TypeError(
+            f"translate(source={type(source).__name__}): expected a Config, a Hyper, a Translation, Angles or an "
+            "optimizer of torch."
+        )
+    if schedule is None and isinstance(lr, np.ndarray):
+        schedule, steps = lr, len(lr)
+    decay = _positive("weight_decay", weight_decay, "Without it neurons have no rotation to keep.")
+    if schedule is None:
+        lr, count = _positive("lr", lr), None
+    else:
+        if steps is None:
+            raise ValueError("translate(schedule=...): expected steps= too, the number of steps that it has.")
+        count = _check.whole("translate", "steps", steps)
+        name = "lr" if hasattr(schedule, "optimizer") else "schedule"  # that schedulers set is lr
+        lr = schedules.values("translate", name, schedule, count)
+        _positive("highest lr of the schedule", float(np.max(lr)))
+    if rate is not None:  # a rotational optimizer turns by atan of what it is told
+        at = np.broadcast_to(lr, (count or 1,))
+        turned = np.arctan([rate.rotation(rule, float(x), decay, t) for t, x in enumerate(at)])
+        return Origin(f"rotational {rule.name}", None, lr, decay, turned, Held("rotational", rule), count)
+    return Origin(rule.name, rule, lr, decay, steps=count)
 
 
-def _range(x: Any) -> str:
-    return f"{float(np.max(x)):.3g} at most, over {len(x):,} steps" if isinstance(x, np.ndarray) else f"{x:.4g}"
+def _positive(name: str, value: Any, hint: str = "") -> float:
+    return _check.number("translate", name, value, low=0, above=True, hint=hint)
+
+
+def _of_optimizer(optimizer: Any, group: int | None) -> tuple[Rule, float, float, Control | None]:
+    """(rule, lr, weight decay) of a group, and what holds its rotation, if anything does."""
+    found, groups = recognise(optimizer, call="translate"), optimizer.param_groups
+    if group is None:
+        group = next((i for i, g in enumerate(groups) if g.get("weight_decay")), 0)
+    elif not (isinstance(group, int) and 0 <= group < len(groups)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"translate(group={group!r}): the optimizer has {len(groups)} param groups, counted from 0.")
+    options = groups[group]
+    control = Control(rate=options.get("rotation"), call="translate") if options.get("rotational") else None
+    return found[group], float(options["lr"]), float(options["weight_decay"]), control
+
+
+def _matched(match: Sequence[str]) -> str:
+    """The one that is met exactly."""
+    known = not isinstance(match, str) and all(name in MATCHES for name in match)
+    exact = [name for name in match if name != "norm"] if known else []
+    if not exact:
+        raise ValueError(
+            f"translate(match={match!r}): expected a tuple with 'rotation' or 'timescale', the one to be met first, "
+            "and 'norm' where norms must match."
+        )
+    return exact[0]
+
+
+def _curve(origin: Origin, told: Told, norm: float | None) -> np.ndarray:
+    """Radians in each step of the source."""
+    if origin.rule is None:
+        return origin.curve({}, norm)
+    if norm is not None and not told.units(origin.rule):
+        needs = "gradient_norm=" if isinstance(origin.rule.scale, Raw) else "size="
+        raise ValueError(f"translate(norm={norm:g}): how far that is from rest under {origin.name} takes {needs} too.")
+    return origin.curve(told.given(origin.rule), norm)
+
+
+# The answer ---------------------------------------------------------------------------------------------------
+
+
+def _norms(here: Rest, there: Rest, told: Told, origin: Origin, target: Rule) -> list[str]:
+    if origin.rule is None:
+        return []
+    if not told.comparable(origin.rule, target):
+        return [
+            f"Norms are not matched, and lr is fixed only as a part of lr*weight_decay: with {NEEDS} it would be "
+            f"chosen so that weights at rest under {origin.name} are at rest under {target.name}."
+        ]
+    return [f"Weights at rest under {origin.name} are at rest under {target.name}: the norm is the same."]
+
+
+def _held(origin: Origin, target: Held, here: Rest, norm: float | None, told: Told) -> Translation:
+    """An angle for each step, for an optimizer that holds it."""
+    angle: Any = here.rotation
+    if origin.steps is not None:
+        angle = _curve(origin, told, norm)
+    if target.rule is not None and isinstance(target.rule.scale, Polar) and told.shape is None:
+        raise ValueError(f"translate({target.name}): its step depends on the matrix; give shape=(rows, columns).")
+    step = target.step(angle, told.shape)
+    at, eta = (range(len(step)), step) if np.ndim(step) else ((0,), (step,))
+    said = [
+        "Norms stay where they start, and neurons turn by these angles from the first step"
+        + (": the source's transient is in them." if np.ndim(step) else "; a schedule= puts the source's transient in.")
+    ]
+    if target.kind == "fixed-norm":
+        said.append(
+            "It holds the norm of the whole matrix: one row turns by this angle where its share of the update is its "
+            "share of the norm."
+        )
+        excess = float(np.max(step / np.tan(np.maximum(angle, 1e-300)))) - 1
+        if target.rule is not None and excess > 1e-4:
+            said.append(
+                f"lr is up to {excess:.2%} above the tangent of the angle, because an update with memory "
+                "points a little against w."
+            )
+    said.append(
+        "Gains, biases and a matrix that starts at 0 have no norm to hold: they take a plain group, and its lr."
+    )
+    side = Side(
+        target.name,
+        (step if np.ndim(step) else float(step)) if target.kind == "fixed-norm" else None,
+        None,
+        angle,
+        None if target.rule is None else 1 / float(target.decay(float(np.max(angle)), told.shape)),
+        norm,
+    )
+    source = origin.side(here, told.units(origin.rule), angle if origin.steps else None)
+    return Translation(None, source, side, Angles(at, eta, f"as {origin.name}"), tuple(said), target)
