@@ -138,6 +138,8 @@ def papers() -> str:
     forms = {
         "AdamW": (rules.adamw(), lambda x: math.sqrt(2 * x * 0.1 / 1.9)),
         "SGDM": (rules.sgd(0.9), lambda x: math.sqrt(2 * x / 1.9)),
+        "SGDM, Nesterov": (rules.sgd(0.9, nesterov=True), lambda x: math.sqrt(2 * x * (1 + 1.8 * 0.19) / 1.9)),
+        "NAdamW": (rules.nadamw(), lambda x: math.sqrt(2 * x * (0.19**2 + 0.81**2 * 0.1 / 1.9))),
         "Lion, linearised": (rules.lion(), lambda x: math.sqrt(math.pi * x * (0.01 + 0.81 * 0.01 / 1.99))),
         "SignSGD, linearised": (rules.signum(0.0), lambda x: math.sqrt(math.pi * x)),
     }
