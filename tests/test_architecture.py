@@ -51,10 +51,9 @@ ALLOWED: dict[str, set[str]] = {
         *("_check", "control", "correlation", "matching", "optim.recognise", "replay", "rule", "scale", "schedule"),
         *("translation", "unmatched"),
     },
-    "advice": {"outlook"},
+    "advice": {"outlook", "scale"},
     "shapes": {"_check"},
     "weights": set(),
-    "planner": {"advice", "forecasts", "outlook", "report", "rule", "scale", "shapes", "weights"},
     # control
     "rotate": {"_array", "neurons"},
     "control": {"_check", "neurons", "scale", "rule", "theory"},
@@ -75,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     "lab": {"_check", "layers", "optim", "monitor", "walk", "theory", "records", "rule", "rules"},
     "cli": {
         *("_check", "rule", "rules", "theory", "prediction", "optim", "monitor", "records", "report", "lab"),
-        *("planner", "shapes"),
+        *("advice", "forecasts", "outlook", "scale", "shapes", "weights"),
     },
     "__init__": {
         *("forecasts", "layers", "monitor", "neurons", "optim", "outlook", "prediction", "replay", "retarget"),
@@ -89,7 +88,7 @@ ON_CALL = {("monitor", "report"), ("outlook", "report"), ("replay", "layers"), (
 WITHOUT_TORCH = (
     *("records", "memory", "scale", "rule", "rules", "correlation", "theory", "walk", "neurons", "rotate", "control"),
     *("optim.recognise", "prediction", "report.page", "cli"),
-    *("advice", "shapes", "weights", "planner", "runs", "report.outlook", "translate"),
+    *("advice", "shapes", "weights", "runs", "report.outlook", "translate"),
     *("translation", "unmatched", "matching"),
     *("schedule", "outlook", "forecasts", "scaling", "retarget", "replay", "polar"),
 )

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from rotational.outlook import Forecast
+from rotational.outlook import NEAR, Forecast
+from rotational.scale import Raw
 
 BF16 = 2.0**-9
-"""Relative changes below this are lost in most entries of a bfloat16 weight, under rounding to nearest."""
+"""A bfloat16 loses every relative change below this, under rounding to nearest; above 2*BF16 it loses none."""
 ENOUGH = 3.0
 """sum(lr*wd) from which on a run spends most of its time near equilibrium."""
+EARLY = 0.1
+"""The share of a run that a suggestion leaves to the transient."""
+TWICE = 2.0
+"""Rotation above this many times the equilibrium's is an overshoot."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A sentence with the numbers that stand in it."""
+    """A sentence with the numbers that stand in it; `topic` is the same for a warning and its suggestion."""
 
     kind: Literal["warning", "suggestion"]
     topic: str
@@ -32,151 +37,290 @@ def advise(
     *,
     bf16: bool = False,
     without_warmup: Callable[[], Forecast] | None = None,
+    with_warmup: Callable[[int], Forecast] | None = None,
     with_decay: Callable[[float], Forecast] | None = None,
 ) -> list[Advice]:
     """Read a forecast of one neuron as an expert would.
 
     bf16            whether the weights themselves are bfloat16
     without_warmup  gives the forecast of the same run without its warm-up, where it has one
-    with_decay      gives the forecast with the weight decay multiplied by a factor, to confirm a suggestion
+    with_warmup     gives the forecast with a warm-up of so many steps, to find one that is long enough
+    with_decay      gives the forecast with the weight decay multiplied by a factor, to find and confirm one
+
+    The forecast keeps its early steps (`every` small), or an overshoot at the start passes unseen. Raises ValueError
+    for a forecast of several neurons.
 
     >>> from rotational import forecast, rules
-    >>> f = forecast(rules.adamw(), lr=3e-4, weight_decay=0.1, steps=5000, norm=0.6, size=768, every=10)
+    >>> f = forecast(rules.adamw(), lr=3e-4, weight_decay=0.1, steps=5000, norm=0.6, size=768)
     >>> [advice.topic for advice in advise(f)]
     ['short', 'short', 'overshoot', 'zero-shot', 'zero-shot']
     """
-    if forecast.held:
+    if forecast.rotation.ndim != 1:
+        raise ValueError(
+            f"advise: expected the forecast of one neuron, got {forecast.rotation.shape[1]}. Give forecast.neuron(i)."
+        )
+    if forecast.held or not np.any(forecast.rotation > 0):
         return []
-    every = float(forecast.step[0])
-    product = float(np.sum(np.where(np.isfinite(forecast.timescale), 1 / forecast.timescale, 0.0)) * every)
+    product = _product(forecast)
     if product == 0:
-        return [Advice("warning", "no decay", "Without weight decay no equilibrium forms: norms grow, rotation falls.")]
+        return [_no_decay(forecast)]
     return [
         *_short(forecast, product, with_decay),
-        *_overshoot(forecast, without_warmup),
+        *_overshoot(forecast, without_warmup, with_warmup),
         *_zero_shot(forecast, product),
         *_rounded(forecast, bf16),
         *_lag(forecast),
-        *(Advice("warning", "law", note) for note in forecast.notes if "outweighs" in note),
+        *_coupled(forecast),
     ]
 
 
-def _short(f: Forecast, product: float, with_decay: Callable[[float], Forecast] | None) -> list[Advice]:
-    steps = int(f.step[-1])
-    if f.transient < 0.5 or product > ENOUGH:
-        return []
-    arrives = f.arrives
-    when = (
-        "never comes within 10% of"
-        if arrives is None
-        else f"first comes within 10% of the static formula at step {arrives:,}"
+def settles(f: Forecast) -> int | None:
+    """The first step from which rotation stays within 10% of the static one for a twentieth of the run; None for never.
+
+    `Forecast.arrives` counts the step at which rotation merely passes the static one, as it does in most warm-ups.
+    """
+    near = np.abs(f.ratio - 1) <= NEAR
+    stay = max(1, math.ceil(len(near) / 20))
+    within = np.convolve(near.astype(np.int64), np.ones(stay, np.int64), mode="valid") == stay
+    return int(f.step[np.argmax(within)]) if within.any() else None
+
+
+def peak(f: Forecast) -> tuple[float, int]:
+    """Rotation at its highest over the equilibrium's at the highest lr; and over how many steps it is averaged.
+
+    An average (RMS) over 5/(1-momentum) steps: single first steps of any Adam turn 4 times as far, as its memory has
+    nothing to average yet, and that is no overshoot.
+    """
+    every = int(f.step[0])
+    window = math.ceil(round(5 / (1 - f.rule.memory.decay), 6))
+    count = max(1, min(len(f.step), round(window / every)))
+    mean = np.convolve(np.square(f.rotation), np.full(count, 1 / count), mode="valid")
+    return float(np.sqrt(np.max(mean)) / np.max(f.static)), count * every
+
+
+def _product(f: Forecast) -> float:
+    """sum(lr*wd) over the run, or what stands for it where decay enters another way: the sum of D."""
+    return float(np.sum(_decay(f)) * float(f.step[0]))
+
+
+def _decay(f: Forecast) -> np.ndarray:
+    return np.where(np.isfinite(f.timescale), 1 / f.timescale, 0.0)
+
+
+def _no_decay(f: Forecast) -> Advice:
+    first, last = float(np.max(f.rotation)), float(f.rotation[-1])
+    return Advice(
+        "warning",
+        "no decay",
+        "Without weight decay no equilibrium forms: norms grow, and rotation falls, here from "
+        f"{first:.2g} at its highest to {last:.2g} rad/step at the end.",
+        {"highest": first, "end": last},
     )
-    said = (
-        f"Rotation {when}{' the static formula' if arrives is None else ''}: {f.transient:.0%} of the run is transient."
-    )
-    found = [Advice("warning", "short", said, {"transient": f.transient, "sum": product})]
-    factor = 10 * ENOUGH / product / 2
-    numbers = {"weight_decay": float(f.weight_decay[-1]) * factor, "factor": factor}
-    confirmed = ""
-    if with_decay is not None:
-        then = with_decay(factor)
-        numbers |= {"transient": then.transient, "rotation": float(np.max(then.static))}
-        confirmed = (
-            f", which leaves {then.transient:.0%} of the run in transient, at up to {np.max(then.static):.2e} rad/step"
+
+
+# Too short ------------------------------------------------------------------------------------------------------
+
+
+def _short(f: Forecast, product: float, with_decay: Callable[[float], Forecast] | None) -> Iterator[Advice]:
+    steps, arrives = int(f.step[-1]), settles(f)
+    share = 1.0 if arrives is None else arrives / steps
+    if share <= 2.5 * EARLY:
+        return
+    numbers = {"steps": steps, "transient": share, "sum": product}
+    if arrives is None:
+        said = f"Rotation never settles within 10% of the static formula: all of the {steps:,} steps are transient."
+    else:
+        numbers["arrives"] = arrives
+        said = (
+            f"Rotation settles within 10% of the static formula at step {arrives:,}, and until then, for {share:.0%} "
+            "of the run, the start decides how fast neurons turn."
         )
-    found.append(
-        Advice(
+    yield Advice("warning", "short", said, numbers)
+    # The transient lasts in proportion to 1/(lr*wd); where it does not end, 15/sum is about as much as is needed.
+    guess = share / EARLY if arrives is not None else max(2.0, 5 * ENOUGH / product)
+    decay = float(np.max(f.weight_decay))
+    if with_decay is None:
+        yield Advice(
             "suggestion",
             "short",
-            f"For most of {steps:,} steps to be in equilibrium, multiply weight decay by {factor:.3g}, to "
-            f"{numbers['weight_decay']:.3g}{confirmed}.",
-            numbers,
+            f"The transient lasts in proportion to 1/(lr*wd): a weight decay near {decay * guess:.2g} makes it a tenth "
+            "of the run.",
+            {"weight_decay": decay * guess, "factor": guess},
         )
+    elif (found := _search_decay(guess, with_decay)) is not None:
+        factor, left, then = found
+        turn = float(np.max(then.static))
+        yield Advice(
+            "suggestion",
+            "short",
+            f"Weight decay {decay * factor:.2g} ({factor:.3g} times as much) leaves {left:.0%} of the run to the "
+            f"transient; rotation then settles at up to {turn:.2g} rad/step.",
+            {"weight_decay": decay * factor, "factor": factor, "transient": left, "rotation": turn},
+        )
+
+
+def _search_decay(factor: float, with_decay: Callable[[float], Forecast]) -> tuple[float, float, Forecast] | None:
+    """The smallest factor found whose transient is a tenth of the run or less; else the one with the least of it."""
+    low, high = 1.0, math.inf
+    best: tuple[float, float, Forecast] | None = None
+    for _ in range(7):
+        factor = float(f"{factor:.2g}")
+        try:
+            then = with_decay(factor)
+        except ValueError:  # so much decay removes the whole weight in a step
+            high, factor = factor, math.sqrt(low * factor)
+            continue
+        arrives = settles(then)
+        share = 1.0 if arrives is None else arrives / int(then.step[-1])
+        if best is None or share < best[1] > EARLY or (share <= EARLY and factor < best[0]):
+            best = (factor, share, then)
+        if 0.8 * EARLY < share <= EARLY:
+            break
+        low, high = (low, factor) if share <= EARLY else (factor, high)
+        # In proportion where the transient was seen to end, within what is known already.
+        guess = factor * share / (0.9 * EARLY) if arrives is not None else 3 * factor
+        factor = guess if low < guess < high else math.sqrt(low * min(high, 9 * low))
+    return best if best is not None and best[1] < 1 else None
+
+
+# Too fast at the start --------------------------------------------------------------------------------------------
+
+
+def _overshoot(
+    f: Forecast, without_warmup: Callable[[], Forecast] | None, with_warmup: Callable[[int], Forecast] | None
+) -> Iterator[Advice]:
+    left, window = peak(f)
+    times = left if without_warmup is None else peak(without_warmup())[0]
+    if max(times, left) < TWICE:
+        return
+    over = f"averaged over {window} steps" if window > 1 else "in its first steps"
+    if without_warmup is None:
+        said = (
+            f"At the start neurons turn up to {times:.1f} times as fast as the highest learning rate settles at "
+            f"({over})."
+        )
+    else:
+        rest = f"{left:.1f} times are left with it" if left > 1.2 else "none of it is left with it"
+        said = (
+            f"The warm-up hides an overshoot: without it neurons would turn up to {times:.1f} times as fast as the "
+            f"highest learning rate settles at ({over}); {rest}."
+        )
+    yield Advice("warning", "overshoot", said, {"times": times, "left": left, "window": window})
+    if left < TWICE or with_warmup is None:
+        return
+    steps = int(f.step[-1])
+    found = _search_warmup(window, steps // 2, with_warmup)
+    if found is None:
+        yield Advice(
+            "suggestion",
+            "overshoot",
+            "No warm-up within half of the run keeps rotation below twice the equilibrium's: a lower learning rate "
+            "with more weight decay, a larger initial norm, or a rotational variant does.",
+        )
+        return
+    warmup, then = found
+    yield Advice(
+        "suggestion",
+        "overshoot",
+        f"A warm-up of {warmup:,} steps keeps rotation below {then:.2g} times the equilibrium's.",
+        {"warmup": warmup, "times": then},
     )
+
+
+def _search_warmup(low: int, most: int, with_warmup: Callable[[int], Forecast]) -> tuple[int, float] | None:
+    """The shortest warm-up, to about a fifth, that keeps rotation below twice the equilibrium's."""
+    length, found = max(2, low), None
+    low = 1
+    while length <= most:
+        times = peak(with_warmup(length))[0]
+        if times < TWICE:
+            found = (length, times)
+            break
+        low, length = length, 2 * length
+    if found is None:
+        return None
+    for _ in range(3):
+        length = math.ceil(math.sqrt(low * found[0]))
+        times = peak(with_warmup(length))[0]
+        low, found = (low, (length, times)) if times < TWICE else (length, found)
     return found
 
 
-def _overshoot(f: Forecast, without_warmup: Callable[[], Forecast] | None) -> list[Advice]:
-    settled = float(np.max(f.static))
-    early = len(f.step) // 5 + 1
-    peak = float(np.max(f.rotation[:early])) / settled
-    if without_warmup is None:
-        if peak < 2:
-            return []
-        return [
-            Advice(
-                "warning",
-                "overshoot",
-                f"Rotation starts at {peak:.1f} times what the highest learning rate settles at. A warm-up, or a "
-                "rotational variant, takes that away.",
-                {"times": peak},
-            )
-        ]
-    bare = without_warmup()
-    hidden = float(np.max(bare.rotation[:early])) / settled
-    if hidden < 2:
-        return []
-    left = f"{peak:.1f} times are left with it" if peak >= 1.2 else "nothing of it is left with it"
-    return [
-        Advice(
-            "warning",
-            "overshoot",
-            f"The warm-up hides an overshoot: without it rotation would start at {hidden:.1f} times what the highest "
-            f"learning rate settles at; {left}.",
-            {"times": hidden, "left": peak},
-        )
-    ]
+# The rest ---------------------------------------------------------------------------------------------------------
 
 
-def _zero_shot(f: Forecast, product: float) -> list[Advice]:
-    if product >= 1:
-        return []
+def _zero_shot(f: Forecast, product: float) -> Iterator[Advice]:
+    if product >= 1 and f.arrives is not None:
+        return
+    yield Advice(
+        "warning",
+        "zero-shot",
+        f"sum(lr*wd) over the run is {product:.2g}: this run never lives in the equilibrium that a rotational variant "
+        "would hold from its first step, so the same hyperparameters cannot be expected to work there.",
+        {"sum": product},
+    )
+    if product >= ENOUGH:
+        return
     factor = ENOUGH / product
-    return [
-        Advice(
-            "warning",
-            "zero-shot",
-            f"sum(lr*wd) over the run is {product:.2g}: this run never nears the equilibrium that a rotational variant "
-            "would hold from its first step, so the same hyperparameters cannot be expected to work there.",
-            {"sum": product},
-        ),
-        Advice(
-            "suggestion",
-            "zero-shot",
-            f"Before a rotational variant takes over, raise weight decay {factor:.3g} times, to "
-            f"{float(f.weight_decay[-1]) * factor:.3g}, so that sum(lr*wd) is {ENOUGH:g}.",
-            {"weight_decay": float(f.weight_decay[-1]) * factor},
-        ),
-    ]
+    decay = float(np.max(f.weight_decay)) * factor
+    yield Advice(
+        "suggestion",
+        "zero-shot",
+        f"Before a rotational variant takes over, tune the baseline at more decay: weight decay {decay:.2g} makes "
+        f"sum(lr*wd) {ENOUGH:g}.",
+        {"weight_decay": decay, "factor": factor},
+    )
 
 
-def _rounded(f: Forecast, bf16: bool) -> list[Advice]:
-    taken = float(np.max(1 / f.timescale))
-    if not bf16 or taken >= BF16:
-        return []
-    return [
-        Advice(
-            "warning",
-            "bf16",
-            f"Decay takes at most {taken:.1e} of a weight in one step, and a bfloat16 weight loses relative changes "
-            f"below {BF16:.1e}: under rounding to nearest this decay does nothing by itself.",
-            {"decay": taken, "resolution": BF16},
-        ),
-        Advice("suggestion", "bf16", "Keep float32 master weights, or round stochastically.", {}),
-    ]
+def _rounded(f: Forecast, bf16: bool) -> Iterator[Advice]:
+    # Coupled decay joins the gradient, and is no change of its own to a weight.
+    if not bf16 or f.rule.decay == "coupled":
+        return
+    decay = _decay(f)
+    # x = m 2^e changes by less than half a unit in its last place where m < 2^-8/decay; mantissas are log-uniform.
+    lost = np.clip(np.log2(2 * BF16 / np.maximum(decay, BF16 / 4)), 0, 1)
+    share = float(np.sum(lost * decay) / np.sum(decay))
+    largest = float(np.max(decay))
+    if share < 0.5:
+        return
+    yield Advice(
+        "warning",
+        "bf16",
+        f"Decay takes at most {largest:.1e} of a weight in one step, and bfloat16 weights lose relative changes below "
+        f"{BF16:.1e} ({2 * BF16:.1e} for some) under rounding to nearest: {share:.0%} of this decay does nothing.",
+        {"decay": largest, "resolution": BF16, "lost": share},
+    )
+    yield Advice("suggestion", "bf16", "Keep float32 master weights, or round stochastically.")
 
 
-def _lag(f: Forecast) -> list[Advice]:
-    i = int(np.searchsorted(f.step, 0.9 * f.step[-1]))
-    ratio = float(f.ratio[min(i, len(f.step) - 1)])
+def _lag(f: Forecast) -> Iterator[Advice]:
+    i = min(int(np.searchsorted(f.step, 0.9 * f.step[-1])), len(f.step) - 1)
+    ratio = float(f.ratio[i])
     if not (math.isfinite(ratio) and ratio < 0.8 and f.lr[i] < 0.5 * np.max(f.lr)):
-        return []
-    return [
-        Advice(
+        return
+    numbers, norm = {"ratio": ratio}, ""
+    if f.norm is not None and f.static_norm is not None and math.isfinite(f.static_norm[i]):
+        numbers["norm"] = float(f.norm[i] / f.static_norm[i])
+        norm = f", and the norm {numbers['norm']:.2g} times its equilibrium's"
+    yield Advice(
+        "warning",
+        "lag",
+        f"The norm lags behind the falling learning rate: at 90% of the run rotation is {ratio:.2f} of what the "
+        f"static formula says{norm}.",
+        numbers,
+    )
+
+
+def _coupled(f: Forecast) -> Iterator[Advice]:
+    if f.rule.decay == "coupled" and not isinstance(f.rule.scale, Raw):
+        turn = float(np.max(f.static))
+        yield Advice(
             "warning",
-            "lag",
-            f"The norm lags behind the falling learning rate: at 90% of the run rotation is {ratio:.2f} of what the "
-            "static formula says.",
-            {"ratio": ratio},
+            "l2",
+            f"Under {f.rule.name} weight decay joins the gradient and is divided by its size: the {turn:.2g} rad/step "
+            "of this forecast hold for the gradient norm that was given, and another layer turns at another rate.",
+            {"rotation": turn},
         )
-    ]
+    for note in f.notes:
+        if "outweighs" in note:
+            yield Advice("warning", "law", note)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
+from rotational.records import versions
 from rotational.report import page, parts
 
 if TYPE_CHECKING:
@@ -19,46 +21,93 @@ if TYPE_CHECKING:
 
 POINTS = 1500
 """Points of a curve, at most."""
-TURN, STATIC, NORM = "#2563eb", "#94a3b8", "#d97706"
+DECADES = 3.2
+"""The rotation panel shows so much below its highest: the last steps of a cosine would take all the room."""
+MEASURED, EXPECTED = "#0b6aad", "#c04f00"
+"""--measured and --expected of page.css, for figures that stand alone; on the page, THEME reads them from there."""
+COLOURS = {"Warning": "bad", "Suggestion": "good"}
+
+THEME = """
+const theme = () => {
+  const style = getComputedStyle(document.documentElement), v = (name) => style.getPropertyValue(name).trim();
+  const axis = (a) =>
+    ({[`${a}.gridcolor`]: v("--grid"), [`${a}.linecolor`]: v("--line"), [`${a}.zerolinecolor`]: v("--line")});
+  for (const plot of document.querySelectorAll(".js-plotly-plot")) Plotly.update(plot,
+    {"line.color": plot.data.map((trace) => v(trace.line.dash ? "--expected" : "--measured"))},
+    {"font.color": v("--ink"), ...axis("xaxis"), ...axis("xaxis2"), ...axis("yaxis"), ...axis("yaxis2")});
+};
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
+theme();
+"""
 
 
 def figure(forecast: Forecast, *, title: str | None = None) -> Any:
     """A Plotly figure: rotation beside the static formula, and the norm beside that of its equilibrium.
 
-    Without units for the norm, the lower panel shows how near it is to equilibrium.
+    Where the norm has no units, its panel shows how near it is to equilibrium, the smaller of their ratio and its
+    inverse. A forecast of G neurons gets a line for each. Curves are thinned, less so at the start, where they bend.
+
+    >>> from rotational import forecast, rules
+    >>> drawn = figure(forecast(rules.sgd(), lr=0.1, weight_decay=1e-2, steps=9000))
+    >>> [trace.name for trace in drawn.data], len(drawn.data[0].x) <= 1500
+    (['rotation', 'static formula', 'norm', 'equilibrium norm'], True)
     """
-    at = np.unique(np.linspace(0, len(forecast.step) - 1, POINTS).astype(int))
     fig = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.6, 0.4])
-
-    def line(y: np.ndarray, name: str, color: str, row: int, dash: str | None = None) -> None:
-        y = np.where(np.isfinite(y) & (y > 0), y, np.nan)[at]
-        style = {"color": color, "width": 2, "dash": dash} if dash else {"color": color, "width": 2}
-        fig.add_trace(go.Scatter(x=forecast.step[at], y=y, name=name, mode="lines", line=style), row=row, col=1)
-
-    line(forecast.rotation, "rotation", TURN, 1)
-    line(forecast.static, "static formula", STATIC, 1, "dash")
-    if forecast.norm is None or forecast.static_norm is None:
-        line(forecast.reached, "share of equilibrium", NORM, 2)
-    else:
-        line(forecast.norm, "norm", NORM, 2)
-        line(forecast.static_norm, "equilibrium norm", STATIC, 2, "dash")
-    top = float(np.nanmax(np.concatenate([forecast.rotation, forecast.static])))
-    low = float(np.nanmin(np.where(forecast.rotation > 0, forecast.rotation, np.nan)))
-    if top > 0:  # the last steps of a cosine turn by next to nothing, and would take all the room
-        fig.update_yaxes(range=[max(np.log10(low), np.log10(top) - 3.2) - 0.1, np.log10(top) + 0.15], row=1, col=1)
-    fig.update_yaxes(type="log", title_text="rad/step", exponentformat="power", row=1, col=1)
-    fig.update_yaxes(
-        title_text="norm" if forecast.norm is not None else "of equilibrium", rangemode="tozero", row=2, col=1
-    )
+    count = 1 if forecast.rotation.ndim == 1 else forecast.rotation.shape[1]
+    at = _chosen(len(forecast.step), POINTS)
+    known = forecast.norm is not None and forecast.static_norm is not None
+    for i in range(count):
+        one = forecast.neuron(i)
+        norm = one.reached if one.norm is None else one.norm
+        rest = np.ones(len(norm)) if one.static_norm is None else one.static_norm
+        for y, name, row in (
+            (one.rotation, "rotation", 1),
+            (one.static, "static formula", 1),
+            (norm, "norm", 2),
+            (rest, "equilibrium norm", 2),
+        ):
+            dashed = name in ("static formula", "equilibrium norm")
+            y = np.broadcast_to(y, forecast.step.shape)[at]
+            trace = go.Scatter(
+                x=one.step[at],
+                y=np.where(np.isfinite(y) & (y > 0), y, np.nan),
+                name=name,
+                mode="lines",
+                line={"color": EXPECTED, "width": 2, "dash": "dash"} if dashed else {"color": MEASURED, "width": 2},
+                legendgroup=name,
+                showlegend=i == 0,
+                hovertemplate="%{y:.3g}",
+            )
+            fig.add_trace(trace, row=row, col=1)
+    turning = np.concatenate([forecast.rotation.ravel(), forecast.static.ravel()])
+    turning = turning[np.isfinite(turning) & (turning > 0)]
+    if turning.size:
+        low, top = np.log10(turning.min()), np.log10(turning.max())
+        fig.update_yaxes(range=[max(low, top - DECADES) - 0.1, top + 0.15], row=1, col=1)
+    fig.update_yaxes(type="log", dtick=1, title_text="rotation, rad/step", exponentformat="power", row=1, col=1)
+    fig.update_yaxes(title_text="norm" if known else "share of equilibrium", rangemode="tozero", row=2, col=1)
     fig.update_xaxes(title_text="step", row=2, col=1)
     fig.update_layout(
         title=title,
         template="plotly_white",
-        margin={"l": 60, "r": 16, "t": 84 if title else 48, "b": 44},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"size": 13},
+        hovermode="x unified",
+        margin={"l": 60, "r": 12, "t": 90 if title else 48, "b": 44},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         height=480,
     )
     return fig
+
+
+def _chosen(length: int, limit: int) -> np.ndarray:
+    """At most `limit` indices: most evenly spaced, the others denser and denser towards the start."""
+    if length <= limit:
+        return np.arange(length)
+    early = limit // 5
+    even = np.linspace(0, length - 1, limit - early)
+    return np.unique(np.concatenate([even, np.geomspace(1, length, early) - 1]).astype(int))
 
 
 def write(
@@ -66,44 +115,93 @@ def write(
     title: str,
     described: str,
     figures: Sequence[Any],
-    table: tuple[Sequence[str], Sequence[Sequence[str]]],
+    table: parts.Table,
     sentences: Sequence[tuple[str, str]],
+    *,
+    legend: str = "",
 ) -> Path:
     """Write a plan as one file, whole or not at all: what was asked, what to know, a table, and a figure of each kind.
 
-    Raises FileNotFoundError or IsADirectoryError for a path that no file can have.
+    A figure's title becomes a heading of the page, where a narrow screen breaks it instead of cutting it off.
+    `sentences` are pairs (Warning, Suggestion or Note; sentence), `legend` explains the table's columns. Raises OSError
+    with a sentence for a path that no file can have.
     """
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"plan(html={str(path)!r}): this is a folder. Give a file in it, such as plan.html.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"plan(html={str(path)!r}): the folder {path.parent} does not exist. Create it first.")
-    css = resources.files("rotational.report").joinpath("page.css").read_text(encoding="utf-8")
-    columns, rows = table
-    head = "".join(f"<th>{parts.escape(c)}</th>" for c in columns)
-    body = "".join("<tr>" + "".join(f"<td>{parts.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
-    said = "".join(f"<li><b>{parts.escape(kind)}:</b> {parts.escape(text)}</li>" for kind, text in sentences)
-    drawn = "".join(
-        fig.to_html(
-            full_html=False,
-            include_plotlyjs="inline" if i == 0 else False,
-            config={"displayModeBar": False, "responsive": True},
-        )
-        for i, fig in enumerate(figures)
-    )
-    text = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{page.POLICY}"><meta name="viewport" '
-        f'content="width=device-width, initial-scale=1"><title>{parts.escape(title)}</title><style>{css}\n'
-        "main{max-width:1100px;margin:0 auto;padding:16px}li{margin:.4em 0}</style></head><body><main>"
-        f"<h1>{parts.escape(title)}</h1><p>{parts.escape(described)}</p><ul>{said}</ul>"
-        + parts.scroll("Kinds of neurons", f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
-        + f"{drawn}</main></body></html>"
-    )
+    call = f"plan(html={str(path)!r})"
+    try:
+        folder, there = path.is_dir(), path.parent.is_dir()
+    except OSError as error:
+        raise OSError(f"{call}: no file can be written there, as the system says: {error.strerror}.") from None
+    if folder:
+        raise IsADirectoryError(f"{call}: this is a folder. Give a file in it, such as plan.html.")
+    if not there:
+        raise FileNotFoundError(f"{call}: the folder {path.parent} does not exist. Create it first.")
+    text = _page(title, described, figures, table, sentences, legend)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         draft.write_text(text, encoding="utf-8")
         os.replace(draft, path)
+    except OSError as error:
+        raise OSError(f"{call}: the file cannot be written, as the system says: {error.strerror}.") from None
     finally:
-        draft.unlink(missing_ok=True)
+        if os.path.lexists(draft):
+            draft.unlink()
     return path
+
+
+def _page(
+    title: str,
+    described: str,
+    figures: Sequence[Any],
+    table: parts.Table,
+    sentences: Sequence[tuple[str, str]],
+    legend: str,
+) -> str:
+    css = resources.files("rotational.report").joinpath("page.css").read_text(encoding="utf-8")
+    said = "".join(
+        f'<li><span class="{COLOURS.get(kind, "soft")}">{parts.escape(kind)}</span> {parts.escape(text)}</li>'
+        for kind, text in sentences
+    )
+    drawn = "".join(_drawn(fig, i) for i, fig in enumerate(figures))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{page.POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{parts.escape(title)}</title>
+<style>
+{css}
+.said {{ padding: 0; list-style: none; max-width: 84ch; }} .said li {{ margin: .55rem 0; }}
+.said span {{ font-weight: 600; margin-right: .3em; }} .good {{ color: var(--good); }} .bad {{ color: var(--bad); }}
+</style>
+</head>
+<body>
+<header><h1>{parts.escape(title)}</h1><p class="lead">{parts.escape(described)}</p></header>
+<main>
+<h2>What to know</h2>
+<ul class="said">{said or "<li>Nothing to warn of.</li>"}</ul>
+<h2>Neurons</h2>
+{parts.summary(table)}
+<p class="meta">{parts.escape(legend)}</p>
+<script>{get_plotlyjs()}</script>
+{drawn}
+</main>
+{parts.footer(versions()["rotational"])}
+<script>{THEME}</script>
+</body>
+</html>
+"""
+
+
+def _drawn(fig: Any, index: int) -> str:
+    shown: Any = go.Figure(fig)
+    heading = shown.layout.title.text or ""
+    shown.update_layout(title=None, margin={"t": 48})
+    div = shown.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        config={"displayModeBar": False, "responsive": True},
+        div_id=f"kind-{index}",
+    )
+    return f'<figure class="card"><h3>{parts.escape(heading)}</h3>{div}</figure>\n'

@@ -1,0 +1,108 @@
+"""What names a rule on the command line: the same options for every command, and the rule that they make."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from rotational import rules
+from rotational.rule import DECAYS, Rule
+
+if TYPE_CHECKING:
+    Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # pyright: ignore[reportPrivateUsage]
+else:
+    Commands = Any
+
+_TAKES: dict[str, tuple[str, ...]] = {
+    "adamw": ("betas", "decay"),
+    "adam": ("betas",),
+    "sgd": ("momentum", "dampening", "nesterov", "decoupled", "decay"),
+    "lion": ("betas", "linearised", "decay"),
+    "nadam": ("betas", "decoupled", "decay"),
+    "rmsprop": ("alpha", "momentum", "centered"),
+    "radam": ("betas", "decoupled", "decay"),
+    "adamax": ("betas", "decoupled", "decay"),
+    "laprop": ("betas", "decay"),
+    "signum": ("momentum", "nesterov", "decay"),
+    "muon": ("momentum", "decay", "shape"),
+}
+"""Optimizer -> the options that it takes."""
+
+_MAKE: dict[str, Callable[..., Rule]] = {
+    "adamw": rules.adamw,
+    "adam": rules.adam_l2,
+    "sgd": rules.sgd,
+    "lion": rules.lion,
+    "nadam": rules.nadamw,
+    "rmsprop": rules.rmsprop,
+    "radam": rules.radam,
+    "adamax": rules.adamax,
+    "laprop": rules.laprop,
+    "signum": rules.signum,
+    "muon": rules.muon,
+}
+OPTIMIZERS = tuple(_TAKES)
+_OPTIONS = {option for taken in _TAKES.values() for option in taken}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Tell argparse what names a rule, with lr and weight decay."""
+    parser.add_argument(
+        "--optimizer", choices=OPTIMIZERS, required=True, help="adam is Adam with L2 (torch.optim.Adam)"
+    )
+    parser.add_argument("--lr", type=float, required=True)
+    parser.add_argument("--weight-decay", type=float, required=True)
+    parser.add_argument("--betas", type=float, nargs=2, metavar=("B1", "B2"), help="the Adam family, lion, laprop")
+    parser.add_argument("--momentum", type=float, help="sgd, rmsprop, signum, muon")
+    parser.add_argument("--dampening", type=float, help="sgd")
+    parser.add_argument("--nesterov", action="store_true", help="sgd, signum")
+    parser.add_argument("--alpha", type=float, help="rmsprop")
+    parser.add_argument("--centered", action="store_true", help="rmsprop")
+    parser.add_argument("--decoupled", action="store_true", help="sgd, nadam, radam, adamax: decay beside the gradient")
+    parser.add_argument("--decay", choices=DECAYS, help="how weight decay enters (default: the optimizer's own way)")
+    parser.add_argument("--linearised", action="store_true", help="lion: the paper's approximation of the sign")
+    parser.add_argument("--shape", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="muon: of the matrix")
+
+
+def rule(options: argparse.Namespace) -> Rule:
+    """The rule that the options name; options of another optimizer are refused, not ignored.
+
+    Raises ValueError for an option that the optimizer does not take, options that contradict each other, and numbers
+    out of range.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add(parser)
+    >>> rule(parser.parse_args("--optimizer sgd --lr 0.1 --weight-decay 1e-4 --momentum 0.9 --decoupled".split())).decay
+    'decoupled'
+    """
+    taken = {k: v for k, v in vars(options).items() if k in _OPTIONS and v not in (None, False)}
+    name, allowed = options.optimizer, _TAKES[options.optimizer]
+    for option in taken:
+        if option not in allowed:
+            listed = ", ".join(f"--{a}" for a in allowed)
+            raise ValueError(f"--{option} is not an option of {name}; it takes {listed}.")
+    taken.pop("shape", None)  # of the matrix, not of the rule
+    if taken.pop("decoupled", False) and taken.setdefault("decay", "decoupled") != "decoupled":
+        raise ValueError(f"--decoupled and --decay {taken['decay']} contradict each other.")
+    if name == "nadam" and taken.get("decay", "coupled") == "coupled":
+        taken.pop("decay", None)
+        return rules.nadam_l2(**taken)
+    return _MAKE[name](**taken)
+
+
+def matrix(options: argparse.Namespace) -> tuple[int, int] | None:
+    """--shape, where it was given."""
+    return None if options.shape is None else (options.shape[0], options.shape[1])
+
+
+def told(steps: float) -> str:
+    """A number of steps, to be read.
+
+    >>> told(12345.6), told(3e9), told(math.inf)
+    ('12,346 steps', '3e+09 steps', 'infinitely many steps')
+    """
+    return (
+        "infinitely many steps" if math.isinf(steps) else f"{steps:,.0f} steps" if steps < 1e7 else f"{steps:.2g} steps"
+    )

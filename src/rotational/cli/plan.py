@@ -1,0 +1,207 @@
+"""`rotational plan`: a run that has not begun, forecast, drawn in the terminal, and judged."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rotational import shapes
+from rotational.advice import settles
+from rotational.cli import kinds
+from rotational.cli import options as shared
+from rotational.cli.drawing import drawn
+from rotational.cli.options import Commands
+from rotational.cli.planned import FINE, Plan, made
+from rotational.outlook import Forecast
+
+COARSE = 2000
+"""Values of a series that are written as JSON."""
+LEGEND = (
+    "norm at the start and the end; rotation in rad/step at its peak, 50% and 90% of the run; there, as a ratio to the "
+    "static formula; the step from which it stays within 10% of that; the share of steps that are not."
+)
+
+
+def add(commands: Commands) -> None:
+    """Tell argparse of the command."""
+    plan = commands.add_parser(
+        "plan", help="forecast a run that has not begun: rotation and norm along its schedule, warnings, suggestions"
+    )
+    plan.set_defaults(run=run)
+    shared.add(plan)
+    plan.add_argument("--steps", type=int, required=True)
+    plan.add_argument("--schedule", choices=shapes.SHAPES, default="constant", help="of lr (default constant)")
+    plan.add_argument("--warmup", type=int, default=0, metavar="STEPS", help="steps of linear warm-up (default 0)")
+    plan.add_argument("--min-lr", type=float, default=0.0, help="where a falling schedule ends (default 0)")
+    plan.add_argument("--decay-share", type=float, help="wsd: share of the run in which lr falls (default 0.2)")
+    plan.add_argument("--batch-size", type=int, help="to give the timescale in samples too")
+    plan.add_argument("--fan-in", type=int, action="append", metavar="N", help="weights of a neuron; may be repeated")
+    plan.add_argument("--norm", type=float, help="initial length of a neuron (default: 0.577, that of torch.nn.Linear)")
+    plan.add_argument(
+        "--weights", type=Path, metavar="FILE", help="safetensors or torch state dict: real sizes and norms"
+    )
+    plan.add_argument("--gradient-norm", type=float, help="RMS norm of a neuron's gradient (at length 1)")
+    plan.add_argument("--scale-sensitive", action="store_true", help="gradients do not shrink as weights grow")
+    plan.add_argument("--bf16", action="store_true", help="the weights themselves are bfloat16")
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.add_argument("--html", type=Path, metavar="FILE", help="write the plan as a page")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the plan (or its JSON), write its page if one is asked for; returns the exit code."""
+    plan = made(options, shared.rule(options))
+    if options.html is not None:  # before anything is printed, so that a page that cannot be written is all there is
+        _page(plan)
+    if options.json:
+        print(json.dumps(as_json(plan), indent=2, allow_nan=False))
+        return 0
+    console = Console(highlight=False)
+    console.print(f"[bold]{plan.rule.name}[/bold]  {described(plan)}\n")
+    for line in drawn(plan.forecasts[0], min(console.width, 100), plan.kinds[0].name):
+        console.print(line, markup=False, no_wrap=True)
+    console.print()
+    titles, rows = table(plan)
+    shown = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="bold")
+    for i, title in enumerate(titles):
+        shown.add_column(title, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+    console.print(LEGEND, style="dim")
+    console.print()
+    colours = {"Warning": "yellow", "Suggestion": "green", "Note": "cyan"}
+    for kind, sentence in sentences(plan):
+        console.print(Text.assemble((f"{kind}:", colours[kind]), " ", sentence))
+    if not plan.advice:
+        console.print("Nothing to warn of.")
+    if options.html is not None:
+        console.print(f"Page: {options.html}", markup=False, soft_wrap=True)
+    return 0
+
+
+# To read --------------------------------------------------------------------------------------------------------
+
+
+def described(plan: Plan) -> str:
+    """What was asked, in one line."""
+    o = plan.options
+    words = [f"lr {o.lr:g}", f"weight decay {o.weight_decay:g}", f"{o.steps:,} steps", o.schedule]
+    if o.warmup:
+        words.append(f"warm-up {o.warmup:,}")
+    timescale = float(np.min(plan.forecasts[0].timescale))
+    if math.isfinite(timescale):
+        samples = f" = {timescale * o.batch_size:.3g} samples" if o.batch_size else ""
+        words.append(f"updates are forgotten over {shared.told(timescale)}{samples}")
+    return ", ".join(words)
+
+
+def table(plan: Plan) -> tuple[list[str], list[list[str]]]:
+    """Titles, and a row for each kind of neurons: its norm, its rotation (rad/step) at its peak and on the way, what
+    part of the static one that is at 90% of the run, when it settles there, and the share of steps not within 10%.
+    """
+    titles = ["neurons", "norm", "at end", "peak", "at 50%", "at 90%", "ratio", "settles", "transient"]
+    rows: list[list[str]] = []
+    for kind, f in zip(plan.kinds, plan.forecasts, strict=True):
+        middle, late = (f.at(max(int(f.step[0]), int(f.step[-1] * part))) for part in (0.5, 0.9))
+        ratio = late["rotation"] / late["static"] if late["static"] > 0 else math.nan
+        at = settles(f)
+        rows.append(
+            [
+                kind.name,
+                "?" if f.norm is None or kind.norm is None else f"{kind.norm:.3g}",
+                "?" if f.norm is None else f"{f.norm[-1]:.3g}",
+                *(_turn(x) for x in (float(np.max(f.rotation)), middle["rotation"], late["rotation"])),
+                f"{ratio:.2f}" if math.isfinite(ratio) else "-",
+                "never" if at is None else f"{at:,}",
+                f"{f.transient:.0%}",
+            ]
+        )
+    return titles, rows
+
+
+def _turn(x: float) -> str:
+    return f"{x:.1e}".replace("e-0", "e-")
+
+
+def sentences(plan: Plan) -> list[tuple[str, str]]:
+    """Warnings, suggestions and notes, each with its kind; with the neurons they are about where not all are meant."""
+    found: list[tuple[str, str]] = []
+    for a, names in plan.advice:
+        about = ""
+        if len(plan.kinds) > 1 and a.numbers:  # the numbers are those of the first kind
+            about = (
+                f" (for all; numbers of {names[0]})" if len(names) == len(plan.kinds) else f" (for {', '.join(names)})"
+            )
+        found.append((a.kind.capitalize(), a.sentence + about))
+    notes = dict.fromkeys([*kinds.notes(plan.options, plan.rule, plan.kinds), *plan.forecasts[0].notes])
+    return found + [("Note", note) for note in notes if not any(note == a.sentence for a, _ in plan.advice)]
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data; null stands for infinity and for what is not known."""
+    o = plan.options
+
+    def plain(x: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            return [plain(v) for v in x.tolist()]
+        return None if isinstance(x, float) and not math.isfinite(x) else x
+
+    every = max(1, o.steps // COARSE) // max(1, o.steps // FINE)
+    kept = [_thinned(f, every) for f in plan.forecasts]
+    return {
+        "rule": plan.rule.as_dict(),
+        **{k: getattr(o, k) for k in ("lr", "weight_decay", "steps", "schedule", "warmup", "min_lr", "batch_size")},
+        "kinds": [
+            {
+                "name": kind.name,
+                "size": kind.size,
+                "norm": kind.norm,
+                "arrives": f.arrives,
+                "settles": settles(f),
+                "transient": f.transient,
+                "series": {k: plain(x) for k, x in f.series().items()},
+                "notes": list(f.notes),
+            }
+            for kind, f in zip(plan.kinds, kept, strict=True)
+        ],
+        "advice": [
+            {
+                "kind": a.kind,
+                "topic": a.topic,
+                "of": list(names),
+                "sentence": a.sentence,
+                "numbers": {k: plain(v) for k, v in a.numbers.items()},
+            }
+            for a, names in plan.advice
+        ],
+        "notes": [sentence for kind, sentence in sentences(plan) if kind == "Note"],
+    }
+
+
+def _thinned(f: Forecast, every: int) -> Forecast:
+    """The same forecast with one value in `every`, those that `forecast(every=...)` keeps."""
+    arrays = {k: x for k, x in ((k.name, getattr(f, k.name)) for k in fields(f)) if isinstance(x, np.ndarray)}
+    return replace(f, **{k: x[every - 1 :: every] for k, x in arrays.items()})
+
+
+def _page(plan: Plan) -> None:
+    from rotational.report import outlook  # plotly takes a moment to load
+
+    outlook.write(
+        plan.options.html,
+        f"Plan of a run under {plan.rule.name}",
+        described(plan),
+        [outlook.figure(f, title=kind.name) for kind, f in zip(plan.kinds, plan.forecasts, strict=True)],
+        table(plan),
+        sentences(plan),
+        legend=LEGEND,
+    )

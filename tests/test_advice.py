@@ -1,0 +1,171 @@
+"""Warnings and suggestions: cases built to bring each about, and cases that must not."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+
+from rotational import advice, forecast, rules
+from rotational.advice import advise, peak, settles
+from rotational.shapes import shape
+
+RUN = {"lr": 3e-2, "weight_decay": 0.1, "steps": 2000, "size": 128}
+
+
+def made(factor=1.0, *, rule=None, warmup=0, kind="constant", **given):
+    """A forecast with `factor` times the weight decay; by default it starts at its equilibrium, and stays."""
+    told = {**RUN, "norm": None, **given}
+    told["lr"] = shape(kind, told["lr"], told["steps"], warmup=warmup)
+    return forecast(rule or rules.adamw(), **(told | {"weight_decay": told["weight_decay"] * factor}))
+
+
+def said(f, **given):
+    return {(a.topic, a.kind): a for a in advise(f, **given)}
+
+
+def test_nothing_is_said_of_a_run_in_equilibrium():
+    assert said(made()) == {}
+    # The first step of Adam turns 4.4 times as far, which is the filling of its memory and no overshoot.
+    assert made().ratio[0] > 4
+    assert peak(made())[0] < 1.5
+
+
+def test_every_number_in_a_sentence_is_given_as_data():
+    again = partial(made, steps=1000, norm=0.1, weight_decay=0.01, kind="cosine")
+    for a in advise(again(), bf16=True, with_decay=again):
+        assert a.sentence.endswith((".", "%", ")"))
+        assert all(math.isfinite(x) for x in a.numbers.values())
+        assert a.numbers or a.topic == "bf16"
+
+
+# Too short --------------------------------------------------------------------------------------------------------
+
+
+def test_a_short_run_gets_the_decay_that_leaves_a_tenth_to_the_transient():
+    again = partial(made, norm=1.0, weight_decay=0.04)
+    found = said(again(), with_decay=again)
+    warning, suggestion = found["short", "warning"], found["short", "suggestion"]
+    assert warning.numbers["transient"] == settles(again()) / RUN["steps"] > 0.25
+    confirmed = again(suggestion.numbers["factor"])
+    assert settles(confirmed) / RUN["steps"] == suggestion.numbers["transient"]
+    assert 0.05 < suggestion.numbers["transient"] <= 0.1
+    assert suggestion.numbers["rotation"] == pytest.approx(float(np.max(confirmed.static)))
+
+
+def test_the_scaling_alone_is_close_where_no_second_forecast_is_given():
+    again = partial(made, norm=1.0, weight_decay=0.04)
+    factor = said(again())["short", "suggestion"].numbers["factor"]
+    assert 0.05 < settles(again(factor)) / RUN["steps"] < 0.2
+
+
+def test_a_run_that_never_settles_is_told_so():
+    f = made(steps=300, norm=20.0)
+    assert settles(f) is None
+    assert "never settles" in said(f)["short", "warning"].sentence
+
+
+def test_passing_the_static_formula_is_not_settling():
+    f = made(warmup=300, norm=1.0, lr=1e-2)
+    assert f.arrives is not None
+    assert f.arrives < 100  # in the warm-up, on its way up
+    assert settles(f) > 300
+
+
+# Too fast at the start ----------------------------------------------------------------------------------------------
+
+
+def test_a_warm_up_that_hides_an_overshoot():
+    again = partial(made, norm=0.08, kind="cosine")
+    found = said(again(warmup=1000), without_warmup=again)["overshoot", "warning"]
+    assert found.numbers["times"] == peak(again())[0] > 2
+    assert found.numbers["left"] == peak(again(warmup=1000))[0] < 2
+    assert "hides" in found.sentence
+
+
+def test_the_suggested_warm_up_is_long_enough_and_not_much_longer():
+    again = partial(made, norm=0.4)
+    found = said(again(), with_warmup=lambda n: again(warmup=n))["overshoot", "suggestion"]
+    length = int(found.numbers["warmup"])
+    assert peak(again(warmup=length))[0] == found.numbers["times"] < 2
+    assert peak(again(warmup=length * 2 // 3))[0] >= 2
+
+
+def test_where_no_warm_up_helps_it_is_said():
+    again = partial(made, norm=0.01, weight_decay=1e-3, steps=500)
+    found = said(again(), with_warmup=lambda n: again(warmup=n))["overshoot", "suggestion"]
+    assert found.sentence.startswith("No warm-up")
+
+
+def test_a_large_norm_does_not_overshoot():
+    assert not any(topic == "overshoot" for topic, _ in said(made(norm=5.0)))
+
+
+# The others -------------------------------------------------------------------------------------------------------
+
+
+def test_zero_shot_use_of_a_rotational_variant():
+    again = partial(made, steps=250, norm=20.0)
+    found = said(again())
+    assert found["zero-shot", "warning"].numbers["sum"] == pytest.approx(0.75, rel=0.01)
+    then = again(found["zero-shot", "suggestion"].numbers["factor"])
+    assert float(np.sum(1 / then.timescale)) == pytest.approx(3, rel=0.01)
+
+
+@pytest.mark.parametrize(("product", "lost"), [(1e-3, 1.0), (2.0**-9 * 1.1, 0.86), (5e-3, None)])
+def test_decay_that_bf16_rounds_away(product, lost):
+    f = made(weight_decay=product / RUN["lr"])
+    found = said(f, bf16=True)
+    if lost is None:
+        assert found == {}
+    else:
+        assert found["bf16", "warning"].numbers["lost"] == pytest.approx(lost, abs=0.01)
+        assert ("bf16", "suggestion") in found
+    assert not any(topic == "bf16" for topic, _ in said(f))
+
+
+def test_the_share_that_bf16_loses_is_what_torch_rounds_away():
+    import torch
+
+    product = 2.0**-9 * 1.3
+    x = torch.exp(torch.empty(20_000, dtype=torch.float64).uniform_(-4, 4, generator=torch.Generator().manual_seed(0)))
+    x = x.to(torch.bfloat16)
+    kept = x.double() * (1 - product)
+    unchanged = float((kept.to(torch.bfloat16) == x).double().mean())
+    f = made(weight_decay=product / RUN["lr"])
+    assert said(f, bf16=True)["bf16", "warning"].numbers["lost"] == pytest.approx(unchanged, abs=0.02)
+
+
+def test_the_norm_lags_behind_a_falling_lr():
+    f = made(kind="cosine", norm=0.5)
+    found = said(f)["lag", "warning"]
+    late = f.at(int(0.9 * RUN["steps"]))
+    assert found.numbers["ratio"] == pytest.approx(late["rotation"] / late["static"], rel=0.01)
+    assert found.numbers["norm"] == pytest.approx(late["norm"] / late["static_norm"], rel=0.01)
+    assert ("lag", "warning") not in said(made(kind="cosine", rule=rules.adamw(decay="adamc")))
+
+
+def test_no_decay_and_no_learning_rate():
+    found = said(made(weight_decay=0.0, norm=0.5))
+    assert list(found) == [("no decay", "warning")]
+    assert found["no decay", "warning"].numbers["end"] < found["no decay", "warning"].numbers["highest"]
+    assert said(made(lr=0.0, norm=0.5)) == {}
+
+
+def test_l2_under_adam_depends_on_the_gradient():
+    l2 = partial(made, rule=rules.adam_l2(), lr=1e-3, weight_decay=1e-2, gradient_norm=0.1, steps=600)
+    assert ("l2", "warning") in said(l2())
+    assert ("l2", "warning") not in said(made(rule=rules.sgd(), gradient_norm=1.0, norm=0.5))
+    from_far = said(l2(norm=50.0))
+    assert "outweighs" in from_far["law", "warning"].sentence
+
+
+def test_several_neurons_are_refused():
+    with pytest.raises(ValueError, match=r"forecast\.neuron"):
+        advise(made(norm=[0.3, 0.4]))
+
+
+def test_the_threshold_is_half_a_unit_in_the_last_place():
+    assert advice.BF16 == 2.0**-9  # 8 significant bits: half of 2^-7 at the top of a binade, as a share of it

@@ -1,0 +1,226 @@
+"""`rotational plan` from the outside: options, pictures, pages and refusals; tests/test_plan.py has the rest."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from rotational import forecast, rules
+from rotational.cli import main
+from rotational.cli.drawing import drawn
+from rotational.report import outlook
+
+RUN = ("plan", "--optimizer", "adamw", "--lr", "1e-3", "--weight-decay", "0.1", "--steps", "300")
+DECAYING = {"lr": 1e-2, "weight_decay": 0.1, "steps": 2500}
+
+
+def run(capsys, *words):
+    try:
+        code = main(list(words))
+    except SystemExit as stopped:  # argparse
+        code = int(stopped.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def planned(capsys, *words):
+    code, out, err = run(capsys, *RUN, *words, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+
+
+def test_predict_and_plan_start_without_torch(tmp_path):
+    words = [*RUN, "--html", str(tmp_path / "plan.html")]
+    code = f"import sys; from rotational.cli import main; main({words!r}); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "rotational.cli", *RUN], capture_output=True, check=True, text=True)
+    assert "300 steps" in done.stdout
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_no_line_is_wider_than_the_terminal(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, out, _ = run(capsys, *RUN, "--schedule", "cosine", "--fan-in", "64", "--fan-in", "100000")
+    assert max(len(line) for line in out.splitlines()) <= columns
+    assert "\x1b" not in out  # piped: no colours
+
+
+def test_the_picture_shows_where_rotation_stands():
+    f = forecast(rules.adamw(), norm=None, size=64, **DECAYING)
+    lines = drawn(f, 80, "a layer")
+    assert "*" * 30 in "".join(lines)  # it starts in equilibrium
+    assert (
+        "static" not in drawn(forecast(rules.adamw(), norm=1.0, size=64, lr=1e-3, weight_decay=0, steps=9), 80, "a")[0]
+    )
+    assert len(drawn(forecast(rules.adamw(), norm=1.0, size=64, lr=0, weight_decay=0, steps=9), 80, "a")) == 1
+
+
+@pytest.mark.parametrize("decay", ["decoupled", "independent", "adamc", "cautious"])
+def test_decay_is_the_rule_of_that_decay(capsys, decay):
+    got = planned(capsys, "--decay", decay, "--fan-in", "64", "--norm", "0.5", "--schedule", "cosine")
+    assert got["rule"] == rules.adamw(decay=decay).as_dict()
+
+
+def test_warm_up_and_its_advice(capsys):
+    words = ("--steps", "600", "--norm", "0.02", "--warmup", "100", "--lr", "1e-2", "--fan-in", "64")
+    topics = {(a["topic"], a["kind"]) for a in planned(capsys, *words)["advice"]}
+    assert ("overshoot", "warning") in topics
+
+
+def test_what_was_assumed_is_said(capsys):
+    notes = planned(capsys)["notes"]
+    assert any("768" in note for note in notes)
+    assert any("torch.nn.Linear" in note for note in notes)
+    assert planned(capsys, "--fan-in", "64", "--norm", "1")["notes"] == []
+
+
+def test_the_timescale_in_samples(capsys):
+    _, out, _ = run(capsys, *RUN, "--batch-size", "100")
+    assert "10,000 steps = 1e+06 samples" in " ".join(out.split())
+
+
+# Weights from a file --------------------------------------------------------------------------------------------
+
+
+def test_many_matrices_make_few_rows(tmp_path, capsys):
+    torch.manual_seed(0)
+    state = {f"{i}.weight": torch.randn(4, 8 + i % 12) * 1.5**i for i in range(40)}
+    torch.save(state, tmp_path / "model.pt")
+    got = planned(capsys, "--weights", str(tmp_path / "model.pt"))
+    assert len(got["kinds"]) == 8
+    assert any("are in no row" in note for note in got["notes"])
+    big = max(got["kinds"], key=lambda kind: kind["norm"])
+    assert big["series"]["norm"][0] == pytest.approx(big["norm"], rel=0.01)
+
+
+def test_alike_matrices_are_one_kind_with_their_rms_norm(tmp_path, capsys):
+    state = {"a": torch.full((2, 16), 0.25), "b": torch.full((6, 16), 0.26), "c": torch.full((2, 16), 2.5)}
+    torch.save(state, tmp_path / "model.pt")
+    kinds = planned(capsys, "--weights", str(tmp_path / "model.pt"))["kinds"]
+    assert [kind["name"] for kind in kinds] == ["a and 1 more", "c"]
+    assert kinds[0]["norm"] == pytest.approx(np.sqrt((2 * 1.0**2 + 6 * 1.04**2) / 8), rel=1e-5)
+
+
+def test_muon_takes_the_shapes_of_a_file(tmp_path, capsys):
+    torch.save({"w": torch.randn(12, 5, 3), "b": torch.zeros(12)}, tmp_path / "model.bin")
+    code, out, _ = run(
+        capsys,
+        *("plan", "--optimizer", "muon", "--lr", "0.02", "--weight-decay", "0.1", "--steps", "300"),
+        *("--weights", str(tmp_path / "model.bin"), "--json"),
+    )
+    assert code == 0
+    assert json.loads(out)["kinds"][0]["size"] == 15
+
+
+# Refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--steps 1.5", "invalid int"),
+        ("--steps 1000000000", "at most"),
+        ("--optimizer adamz", "adamz"),
+        ("--schedule step", "wsd"),
+        ("--weight-decay nan", "weight_decay"),
+        ("--shape 3 4", "not an option of adamw"),
+        ("--decay-share 0.1", "--schedule wsd"),
+        ("--schedule wsd --decay-share 2", "decay_share"),
+        ("--batch-size 0", "batch_size"),
+        ("--optimizer muon", "--shape ROWS COLUMNS"),
+        ("--optimizer muon --shape 4 4 --fan-in 3", "instead of --fan-in"),
+        ("--optimizer sgd --norm 1", "--gradient-norm"),
+        ("--optimizer adam", "--gradient-norm"),
+        ("--optimizer lion --decay coupled", "signum"),
+        ("--optimizer radam --decoupled --decay adamc", "contradict"),
+        ("--html .", "a folder"),
+        (f"--html {'a' * 300}.html", "too long"),
+        ("--weights x.pt --fan-in 3", "come from the file"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(capsys, words, says):
+    code, out, err = run(capsys, *RUN, *words.split())
+    assert (code, out) == (2, "")
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_nan_in_a_file_names_its_tensor(tmp_path, capsys):
+    torch.save({"bad.weight": torch.full((2, 2), float("nan"))}, tmp_path / "model.pt")
+    code, out, err = run(capsys, *RUN, "--weights", str(tmp_path / "model.pt"))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "bad.weight" in err
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(outlook.os, "replace", full)
+    code, out, err = run(capsys, *RUN, "--html", str(tmp_path / "plan.html"))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "No space left" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_muon_without_its_shape_is_told_what_is_missing(capsys):
+    code, out, _ = run(capsys, "predict", "--optimizer", "muon", "--lr", "0.02", "--weight-decay", "0.1")
+    assert code == 0
+    assert "needs --shape" in out
+
+
+# Pictures and pages -----------------------------------------------------------------------------------------------
+
+NAMES = ["rotation", "static formula", "norm", "equilibrium norm"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"rule": rules.adamw(), "norm": 0.3, "size": 64},
+        {"rule": rules.sgd(momentum=0.9)},
+        {"rule": rules.adamw(), "norm": 0.3, "size": 64, "weight_decay": 0.0},
+        {"rule": rules.adamw(), "norm": 0.3, "size": 64, "lr": 0.0},
+        {"rule": rules.adamw(), "norm": 0.3, "size": 64, "steps": 1},
+    ],
+)
+def test_a_figure_has_two_panels_and_few_points(given):
+    f = forecast(given.pop("rule"), **(DECAYING | given))
+    figure = f.plot(title="a layer")
+    assert [trace.name for trace in figure.data] == NAMES
+    assert all(len(trace.x) <= 2000 for trace in figure.data)
+    assert [trace.yaxis for trace in figure.data] == ["y", "y", "y2", "y2"]
+    assert figure.layout.yaxis.type == "log"
+    assert [trace.line.dash for trace in figure.data] == [None, "dash", None, "dash"]
+    assert figure.data[0].x[-1] == len(f.step)
+
+
+def test_a_figure_without_units_shows_how_near_equilibrium_is():
+    f = forecast(rules.sgd(momentum=0.9), **DECAYING)
+    figure = f.plot()
+    assert np.nanmax(figure.data[2].y) <= 1
+    assert set(figure.data[3].y) == {1.0}
+
+
+def test_a_figure_of_several_neurons_draws_each():
+    figure = forecast(rules.adamw(), norm=[0.1, 0.3, 1.0], size=64, **DECAYING).plot()
+    assert [trace.name for trace in figure.data] == 3 * NAMES
+    assert sum(bool(trace.showlegend) for trace in figure.data) == 4
+
+
+def test_a_page_escapes_names_and_loads_nothing(tmp_path, capsys):
+    torch.save({"<script>alert(1)</script>": torch.randn(8, 8)}, tmp_path / "model.pt")
+    page = tmp_path / "plan.html"
+    code, _, _ = run(capsys, *RUN, "--weights", str(tmp_path / "model.pt"), "--html", str(page))
+    assert code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    own = re.sub(r"<script>/\*\*.*?</script>", "", text, flags=re.DOTALL)  # Plotly names sites that it never loads
+    assert not re.search(r"""(src|href)=["']?https?:""", own)
