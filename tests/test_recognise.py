@@ -201,6 +201,32 @@ def test_muon_with_other_coefficients_is_refused():
         recognise(opt)
 
 
+def test_radam_that_never_leaves_its_first_phase_is_refused():
+    with pytest.raises(ValueError, match=r"look\(RAdam\): .*never leaves its unrectified phase"):
+        recognise(torch.optim.RAdam(PARAMETERS, betas=(0.9, 0.6)), call="look")
+
+
+def test_nadam_without_its_momentum_decay_looks_half_as_far_ahead():
+    """mu = beta/2 throughout: c = (1-mu) g + mu m."""
+    opt = torch.optim.NAdam(PARAMETERS, betas=(0.8, 0.9), momentum_decay=0.0, decoupled_weight_decay=True)
+    memory = recognise(opt)[0].memory
+    assert (memory.new, memory.old) == pytest.approx((0.6 + 0.4 * 0.2, 0.4 * 0.8))
+    assert (memory.decay, memory.inflow, memory.ramp) == pytest.approx((0.8, 0.2, 0.0))
+
+
+@pytest.mark.parametrize("flags", [{"maximize": True}, {"foreach": True}, {"capturable": True}, {"fused": True}])
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.Adamax])
+def test_how_a_step_is_computed_does_not_matter(make, flags):
+    if not flags.keys() <= inspect.signature(make).parameters.keys():
+        pytest.skip("this optimizer has no such flag")
+    assert recognise(make(PARAMETERS, **flags)) == recognise(make(PARAMETERS))
+
+
+def test_options_out_of_a_rules_range_name_the_call():
+    with pytest.raises(ValueError, match=r"look\(SGD\): sgd\(dampening=1"):
+        recognise(torch.optim.SGD(PARAMETERS, lr=0.1, momentum=0.9, dampening=1.0), call="look")
+
+
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW])
 def test_amsgrad_has_no_law(make):
     with pytest.raises(ValueError, match=f"predict.{make.__name__}.: no law is known for amsgrad=True"):

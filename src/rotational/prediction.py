@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from rotational import _check, runs, schedule, theory
 from rotational.control import Control
 from rotational.neurons import ROWS, Neurons
@@ -16,7 +18,8 @@ from rotational.rule import Rule
 from rotational.scale import Polar
 from rotational.theory import Equilibrium
 
-Found: TypeAlias = tuple[Neurons, tuple[int, ...]]
+Found: TypeAlias = tuple[Neurons, Any, str]
+"""Neurons of a parameter, the parameter, and its name (empty where no model was given)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class GroupPrediction:
     held          True if a rotational optimizer holds it from the first step, False if it is approached
     equilibrium   for each neuron size found in the group; empty if it holds none (gains, biases)
     forecast      along the scheduler, where `steps` were asked for: a column for each of `names`
-    names         parameters (where the model was given) or sizes, a name for each column of the forecast
+    names         parameters (where the model was given) or sizes, a name for each column of the forecast; of a held
+                  group only those that turn
     reason        why there is no forecast
     """
 
@@ -72,7 +76,7 @@ class GroupPrediction:
         if self.held:
             return head + f"rotation {_angle(self.rotation)} held, norms stay where they start"
         if self.lr == 0:
-            return head + "nothing moves"
+            return head + "at this lr nothing moves"
         if self.weight_decay == 0:
             return head + "no decay, so no equilibrium: norms grow and rotation falls as training goes on"
         if self.rotation is None:
@@ -121,11 +125,13 @@ def predict(
     """Predict rotation, norm and time scale of each param group, from its hyperparameters as they are now.
 
     With `steps`, also a `Forecast` of each group over that many steps, along the `scheduler` if there is one, which is
-    read and not stepped. `model` gives the real initial norms, parameter by parameter; without it a run starts at its
-    equilibrium. `every` is the number of steps from one kept value to the next (default: at most 2000 are kept).
+    read and not stepped. `model` gives the neurons of each parameter and their real initial norms; without it they are
+    the group's own or rows, and a run starts at its equilibrium. `every` is the number of steps from one kept value to
+    the next (default: at most 2000 are kept).
 
     `rule` names the rule of an optimizer that is not known. Gradients are taken as scale-invariant noise.
-    Raises ValueError for an optimizer that is not known, with what to write, and for a scheduler without steps.
+    Raises ValueError for an optimizer that is not known, with what to write; for a scheduler without steps or of
+    another optimizer; and for a model that does not hold the optimizer's parameters.
 
     >>> import torch
     >>> opt = torch.optim.AdamW(torch.nn.Linear(64, 8).parameters(), lr=3e-3, weight_decay=0.1)
@@ -141,67 +147,92 @@ def predict(
     Source: `theory.equilibrium`, `forecast`.
     """
     rules = recognise(optimizer, rule, "predict")
-    groups = [_group(i, g, r) for i, (g, r) in enumerate(zip(optimizer.param_groups, rules, strict=True))]
+    held_by = None if model is None else _of_model(optimizer, model)
+    found = [_neurons(g, held_by) for g in optimizer.param_groups]
+    groups = [_group(i, g, r, n) for i, (g, r, n) in enumerate(zip(optimizer.param_groups, rules, found, strict=True))]
     if steps is None:
-        if scheduler is not None:
-            raise ValueError("predict(scheduler=...): expected steps= beside it, the number of steps to forecast.")
+        for name, value in (("scheduler", scheduler), ("every", every)):
+            if value is not None:
+                raise ValueError(f"predict({name}=...): expected steps= beside it, the number of steps to forecast.")
         return Prediction(groups)
     steps = _check.whole("predict", "steps", steps)
-    every = max(1, steps // 2000) if every is None else _check.whole("predict", "every", every)
-    lrs = (
-        [float(g["lr"]) for g in optimizer.param_groups]
-        if scheduler is None
-        else schedule.read_scheduler(scheduler, steps, call="predict")
-    )
-    kinds = [_kinds(g, model) for g in optimizer.param_groups]
+    every = -(-steps // 2000) if every is None else _check.whole("predict", "every", every)
+    lrs = [float(g["lr"]) for g in optimizer.param_groups]
+    if scheduler is not None:
+        lrs = schedule.read_scheduler(scheduler, steps, call="predict")
+        if _parameters(scheduler.optimizer) != _parameters(optimizer):
+            raise ValueError(
+                f"predict(scheduler={type(scheduler).__name__}): it drives another optimizer. Give the scheduler that "
+                "was made with this one."
+            )
+    kinds = [
+        _kinds(n, p, _control(g) if p.held else None, known=held_by is not None)
+        for n, p, g in zip(found, groups, optimizer.param_groups, strict=True)
+    ]
     planned = [
         runs.Planned(
             rule=p.rule,
             lr=lr,
             weight_decay=p.weight_decay,
-            kinds=tuple(found),
+            kinds=tuple(those),
             control=_control(group) if p.held else None,
             taken=int(group.get("steps", 0)),
         )
-        for p, lr, found, group in zip(groups, lrs, kinds, optimizer.param_groups, strict=True)
+        for p, lr, those, group in zip(groups, lrs, kinds, optimizer.param_groups, strict=True)
     ]
     outcomes = runs.forecasts(planned, steps, every)
     return Prediction(
         [
-            replace(p, forecast=o.forecast, reason=o.reason, names=tuple(kind.name for kind in found))
-            for p, o, found in zip(groups, outcomes, kinds, strict=True)
+            replace(p, forecast=o.forecast, reason=o.reason, names=tuple(kind.name for kind in those))
+            for p, o, those in zip(groups, outcomes, kinds, strict=True)
         ]
     )
 
 
-def _kinds(group: dict[str, Any], model: Any) -> list[runs.Kind]:
-    """The kinds of neurons in a group: each parameter of the model, or each size (for Muon, each shape)."""
-    if model is None:
-        found: dict[Any, runs.Kind] = {}
-        for neurons, shape in _neurons(group):
-            size, matrix = neurons.size(shape), (neurons.count(shape), neurons.size(shape))
-            found.setdefault(matrix, runs.Kind(size, None, f"fan-in {size}", matrix))
-        return list({(k.matrix if _orthogonal(group) else k.size): k for k in found.values()}.values())
+def _parameters(optimizer: Any) -> list[list[int]]:
+    return [[id(p) for p in group["params"]] for group in optimizer.param_groups]
+
+
+def _of_model(optimizer: Any, model: Any) -> dict[Any, tuple[str, Neurons | None]]:
+    """The name of each of the model's parameters, and its neurons if it holds any."""
     from rotational.layers import partition  # needs torch, which a prediction alone does not
 
     parts = partition(model)
-    names = {p: name for name, p in model.named_parameters()}
-    known: Sequence[Neurons] | None = group.get("neurons")
-    kinds: list[runs.Kind] = []
-    for i, p in enumerate(group["params"]):
-        name = names.get(p)
-        units = known[i] if known else parts.get(name) if name is not None else None
-        if name is None or units is None or p.numel() == 0:
-            continue
-        # A zero matrix has no length yet: its first step gives it one.
-        norm = float((Neurons(units.axes).norm(units.view(p.detach().float())) ** 2).mean()) ** 0.5
-        shape = tuple(p.shape)
-        kinds.append(runs.Kind(units.size(shape), max(norm, 1e-6), name, (units.count(shape), units.size(shape))))
-    return kinds
+    held_by = {p: (name, parts.get(name)) for name, p in model.named_parameters()}
+    for i, group in enumerate(optimizer.param_groups):
+        for k, p in enumerate(group["params"]):
+            if p not in held_by:
+                raise ValueError(
+                    f"predict(model={type(model).__name__}): parameter {k} of group {i} is not one of this model's. "
+                    "Give the model that the optimizer trains."
+                )
+    return held_by
 
 
-def _orthogonal(group: dict[str, Any]) -> bool:
-    return "ns_steps" in group
+def _kinds(found: list[Found], group: GroupPrediction, control: Control | None, *, known: bool) -> list[runs.Kind]:
+    """The kinds of neurons in a group: each parameter of the model, or each size (for Muon, each shape)."""
+    if control is not None:
+        units = [(control.neurons(neurons), p, name) for neurons, p, name in found]
+        found = [(neurons, p, name) for neurons, p, name in units if control.can_turn(neurons, tuple(p.shape))]
+    kinds: dict[Any, runs.Kind] = {}
+    for neurons, p, name in found:
+        size, matrix = neurons.size(p.shape), (neurons.count(p.shape), neurons.size(p.shape))
+        if known:
+            norm = _length(p, neurons, center=control is not None and control.center)
+            kinds[name] = runs.Kind(size, norm, name, matrix)
+        elif isinstance(group.rule.scale, Polar):
+            kinds.setdefault(matrix, runs.Kind(size, None, f"{matrix[0]}x{matrix[1]}", matrix))
+        else:
+            kinds.setdefault(size, runs.Kind(size, None, f"fan-in {size}", matrix))
+    return list(kinds.values())
+
+
+def _length(p: Any, neurons: Neurons, *, center: bool) -> float:
+    """RMS length of a parameter's neurons; `center` takes out the mean, as a rotational group does before it turns."""
+    w = p.detach().float()
+    square = float((neurons.norm(w) ** 2).mean())
+    mean = float((neurons.mean(w) ** 2).mean()) * neurons.size(p.shape) if center else 0.0
+    return math.sqrt(max(square - mean, 0.0))
 
 
 def _control(group: dict[str, Any]) -> Control:
@@ -212,23 +243,24 @@ def _outlook(f: Forecast) -> str:
     """A forecast in one line."""
     if f.held:
         return f"rotation held, from {f.rotation[0]:.3g} to {f.rotation[-1]:.3g} rad/step"
-    parts = [f"{float(f.rotation[int(part * (len(f.step) - 1))]):.2e}" for part in (0.1, 0.5, 0.9, 1.0)]
-    arrives = f.arrives
-    when = "never near the static rotation" if arrives is None else f"near the static rotation from step {arrives:,}"
+    at = [int(np.searchsorted(f.step, part * f.step[-1], side="right")) - 1 for part in (0.1, 0.5, 0.9, 1.0)]
+    parts = [f"{float(f.rotation[max(i, 0)]):.2e}" for i in at]
+    if not (f.static > 0).any():
+        when = "no equilibrium without decay"
+    elif f.arrives is None:
+        when = "never near the static rotation, 100% of the run away from it"
+    else:
+        when = f"near the static rotation from step {f.arrives:,}, {f.transient:.0%} of the run away from it"
     norm = "" if f.norm is None else f", norm {f.norm[0]:.3g} to {f.norm[-1]:.3g}"
-    return (
-        f"{when}, {f.transient:.0%} of the run away from it; rotation at 10/50/90/100% of the run "
-        f"{' '.join(parts)}{norm}"
-    )
+    return f"{when}; rotation at 10/50/90/100% of the run {' '.join(parts)}{norm}"
 
 
-def _group(index: int, group: dict[str, Any], rule: Rule) -> GroupPrediction:
+def _group(index: int, group: dict[str, Any], rule: Rule, found: list[Found]) -> GroupPrediction:
     lr, weight_decay = float(group["lr"]), float(group.get("weight_decay", 0.0))
-    found = _neurons(group)
     if not found:
         return GroupPrediction(index, rule, lr, weight_decay, None, False, {})
-    sizes = sorted({neurons.size(shape) for neurons, shape in found})
-    matrices = {neurons.size(shape): (neurons.count(shape), neurons.size(shape)) for neurons, shape in found}
+    matrices = {n.size(p.shape): (n.count(p.shape), n.size(p.shape)) for n, p, _ in found}
+    sizes = sorted(matrices)
     shaped = isinstance(rule.scale, Polar)
     states: dict[int, Equilibrium] = {
         size: theory.equilibrium(rule, lr, weight_decay, size=size, shape=matrices[size] if shaped else None)
@@ -244,19 +276,21 @@ def _group(index: int, group: dict[str, Any], rule: Rule) -> GroupPrediction:
 def _held(group: dict[str, Any], rule: Rule, lr: float, weight_decay: float, found: list[Found]) -> float | None:
     """What a rotational group holds in its next step; None if nothing in it can turn."""
     control = _control(group)
-    if not any(control.can_turn(control.neurons(neurons), shape) for neurons, shape in found):
+    if not any(control.can_turn(control.neurons(neurons), tuple(p.shape)) for neurons, p, _ in found):
         return None
     return control.rotation(rule, lr, weight_decay, group.get("steps", 0))
 
 
-def _neurons(group: dict[str, Any]) -> list[Found]:
-    """The neurons of each parameter that has some, with its shape: of the group's own partition, or rows."""
-    known: Sequence[Neurons] | None = group.get("neurons")
-    return [
-        (known[i] if known else ROWS, tuple(p.shape))
-        for i, p in enumerate(group["params"])
-        if p.dim() >= 2 and p.numel() > 0
-    ]
+def _neurons(group: dict[str, Any], held_by: dict[Any, tuple[str, Neurons | None]] | None) -> list[Found]:
+    """The neurons of each parameter that has some: of the group's own partition, the model's, or rows."""
+    own: Sequence[Neurons] | None = group.get("neurons")
+    found: list[Found] = []
+    for i, p in enumerate(group["params"]):
+        name, read = (held_by or {}).get(p, ("", ROWS))
+        neurons = own[i] if own else read
+        if neurons is not None and p.dim() >= 2 and p.numel() > 0:
+            found.append((neurons, p, name))
+    return found
 
 
 def _angle(rotation: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from rotational import rules
@@ -64,7 +65,10 @@ def _name(optimizer: Any) -> str | None:
 def _torch(name: str, group: Options, call: str) -> Rule:
     if group.get("amsgrad"):
         raise ValueError(f"{call}: no law is known for amsgrad=True, whose second moment never falls.")
-    return _KNOWN[name](group)
+    try:
+        return _KNOWN[name](group)
+    except ValueError as error:  # of a rule's own function, or of one here: say whose options they are
+        raise ValueError(f"{call}: {error}") from None
 
 
 def _checked(rule: Any, call: str, optimizer: Any) -> Rule:
@@ -83,12 +87,25 @@ def _adam(group: Options) -> Rule:
 
 def _nadam(group: Options) -> Rule:
     make = rules.nadamw if group.get("decoupled_weight_decay") else rules.nadam_l2
-    return make(_floats(group["betas"]), group["eps"], momentum_decay=float(group.get("momentum_decay", 0.0)))
+    betas, ramp = _floats(group["betas"]), float(group["momentum_decay"])
+    rule = make(betas, group["eps"], momentum_decay=ramp)
+    if ramp:
+        return rule
+    # torch's look-ahead starts at half its strength, and without this decay it stays there.
+    ahead = betas[0] / 2
+    memory = replace(rule.memory, new=1 - ahead + ahead * rule.memory.inflow, old=ahead * betas[0])
+    return replace(rule, memory=memory)
 
 
 def _radam(group: Options) -> Rule:
+    betas = _floats(group["betas"])
+    if 2 / (1 - betas[1]) - 1 <= 5:
+        raise ValueError(
+            f"RAdam(betas={betas}): a second beta of 2/3 or less never leaves its unrectified phase, and no law is "
+            "known for it."
+        )
     decay = "decoupled" if group.get("decoupled_weight_decay") else "coupled"
-    return rules.radam(_floats(group["betas"]), group["eps"], decay=decay)
+    return rules.radam(betas, group["eps"], decay=decay)
 
 
 def _muon(group: Options) -> Rule:
