@@ -42,13 +42,13 @@ ALLOWED: dict[str, set[str]] = {
     "outlook": {"rule", "report"},
     "forecasts": {"_check", "correlation", "dynamics", "outlook", "rule", "scale", "schedule", "theory"},
     "scaling": {"memory", "rule", "scale"},
-    "retarget": {"_check", "rule", "scaling", "theory"},
-    "replay": {"_check", "records", "layers"},
-    "translation": {"_check", "correlation", "replay", "rule"},
+    "retargeting": {"_check", "rule", "scaling", "theory"},
+    "angles": {"_check", "records", "layers"},
+    "translation": {"_check", "angles", "correlation", "rule"},
     "unmatched": {"correlation", "memory", "rule", "scale", "translation"},
     "matching": {"correlation", "forecasts", "outlook", "rule", "scale", "theory", "translation"},
-    "translate": {
-        *("_check", "control", "correlation", "matching", "optim.recognise", "replay", "rule", "scale", "schedule"),
+    "translating": {
+        *("_check", "control", "correlation", "matching", "optim.recognise", "angles", "rule", "scale", "schedule"),
         *("translation", "unmatched"),
     },
     "advice": {"outlook", "scale"},
@@ -77,20 +77,20 @@ ALLOWED: dict[str, set[str]] = {
         *("advice", "forecasts", "outlook", "scale", "shapes", "weights"),
     },
     "__init__": {
-        *("forecasts", "layers", "monitor", "neurons", "optim", "outlook", "prediction", "replay", "retarget"),
-        *("rule", "rules", "theory", "translate", "translation", "walk"),
+        *("forecasts", "layers", "monitor", "neurons", "optim", "outlook", "prediction", "angles", "retargeting"),
+        *("rule", "rules", "theory", "translating", "translation", "walk"),
     },
 }
 
-ON_CALL = {("monitor", "report"), ("outlook", "report"), ("replay", "layers"), ("prediction", "layers")}
+ON_CALL = {("monitor", "report"), ("outlook", "report"), ("angles", "layers"), ("prediction", "layers")}
 """Edges that may stand in a function only."""
 
 WITHOUT_TORCH = (
     *("records", "memory", "scale", "rule", "rules", "correlation", "theory", "walk", "neurons", "rotate", "control"),
     *("optim.recognise", "prediction", "report.page", "cli"),
-    *("advice", "shapes", "weights", "runs", "report.outlook", "translate"),
+    *("advice", "shapes", "weights", "runs", "report.outlook", "translating"),
     *("translation", "unmatched", "matching"),
-    *("schedule", "outlook", "forecasts", "scaling", "retarget", "replay", "polar"),
+    *("schedule", "outlook", "forecasts", "scaling", "retargeting", "angles", "polar"),
 )
 """What loads without torch."""
 
@@ -287,6 +287,6 @@ def test_every_public_name_is_there_and_explained(name: str) -> None:
 
 
 def test_the_public_face_is_sorted_and_complete() -> None:
-    assert sorted(rotational.__all__) == sorted({*_HOME, "replay", "retarget", "rules", "translate", "walk"})
+    assert sorted(rotational.__all__) == sorted({*_HOME, "rules", "walk"})
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = rotational.nothing

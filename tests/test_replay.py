@@ -21,8 +21,8 @@ from torch import nn
 
 import rotational
 from compare import assert_same
+from rotational.angles import Angles, replay, replay_groups
 from rotational.records import STEPS_FILE, Records
-from rotational.replay import Angles, replay, replay_groups
 from watching import net, noisy
 
 STEPS = 48
@@ -146,7 +146,7 @@ def test_a_killed_save_leaves_the_old_file(tmp_path: Path) -> None:
     curve().save("angles.json")
     script = (
         "import os, signal\n"
-        "from rotational.replay import Angles\n"
+        "from rotational.angles import Angles\n"
         "os.replace = lambda a, b: os.kill(os.getpid(), signal.SIGKILL)\n"
         "Angles([0], [0.1]).save('angles.json')"
     )
@@ -372,5 +372,5 @@ def test_a_checkpoint_asks_for_the_curve_again() -> None:
 
 
 def test_torch_is_not_loaded() -> None:
-    check = "import sys; from rotational.replay import Angles; Angles([0], [1])(0); assert 'torch' not in sys.modules"
+    check = "import sys; from rotational.angles import Angles; Angles([0], [1])(0); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)

@@ -12,7 +12,7 @@ import pytest
 import rotational
 from compare import assert_same
 from rotational import rules
-from rotational.retarget import Config, Retargeting, Scaled, retarget
+from rotational.retargeting import Config, Retargeting, Scaled, retarget
 from rotational.scaling import BATCH, DATA, POWER, STANDARD, UNCHANGED, WIDTH, with_betas
 
 ADAMW = rules.adamw(betas=(0.9, 0.95))
@@ -385,5 +385,5 @@ def test_it_is_plain_data_for_json(run):
 
 
 def test_it_loads_without_torch():
-    code = "import sys, rotational.retarget; sys.exit('torch' in sys.modules)"
+    code = "import sys, rotational.retargeting; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,7 +15,7 @@ import torch
 import rotational
 from compare import assert_same
 from rotational import Angles, Config, equilibrium, rules, walk
-from rotational.translate import translate
+from rotational.translating import translate
 from rotational.translation import Held, Hyper
 from rotational.walk import _directions
 
@@ -307,5 +307,5 @@ def test_what_is_no_optimizer_is_a_type_error(arguments):
 
 
 def test_it_loads_without_torch():
-    code = "import sys; import rotational.translate; assert 'torch' not in sys.modules"
+    code = "import sys; import rotational.translating; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

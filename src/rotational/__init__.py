@@ -9,14 +9,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# At once: loaded later, these modules would shadow the functions of their names.
-from rotational.replay import replay
-from rotational.retarget import retarget
-from rotational.translate import translate
-from rotational.walk import walk
+from rotational.walk import walk  # at once: loaded later, the module would shadow the function of its name
 
 if TYPE_CHECKING:
     from rotational import rules
+    from rotational.angles import Angles, replay, replay_groups
     from rotational.forecasts import forecast
     from rotational.layers import groups, partition
     from rotational.monitor import watch
@@ -24,10 +21,10 @@ if TYPE_CHECKING:
     from rotational.optim.named import SGD, Adam, AdamW, Lion
     from rotational.outlook import Forecast
     from rotational.prediction import predict
-    from rotational.replay import Angles, replay_groups
-    from rotational.retarget import Config
+    from rotational.retargeting import Config, retarget
     from rotational.rule import Rule
     from rotational.theory import Equilibrium, equilibrium
+    from rotational.translating import translate
     from rotational.translation import Held, Hyper, Translation
 
 _HOME = {
@@ -35,8 +32,8 @@ _HOME = {
     "Adam": "optim.named",
     "AdamW": "optim.named",
     "Lion": "optim.named",
-    "Angles": "replay",
-    "Config": "retarget",
+    "Angles": "angles",
+    "Config": "retargeting",
     "Equilibrium": "theory",
     "Forecast": "outlook",
     "equilibrium": "theory",
@@ -49,7 +46,10 @@ _HOME = {
     "Hyper": "translation",
     "Translation": "translation",
     "predict": "prediction",
-    "replay_groups": "replay",
+    "replay": "angles",
+    "replay_groups": "angles",
+    "retarget": "retargeting",
+    "translate": "translating",
     "watch": "monitor",
 }
 

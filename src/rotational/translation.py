@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from rotational import _check
+from rotational.angles import Angles
 from rotational.correlation import Shape, correlation
-from rotational.replay import Angles
 from rotational.rule import Rule
 
 KINDS = ("rotational", "fixed-norm")

@@ -12,11 +12,11 @@ import numpy as np
 
 from rotational import _check
 from rotational import schedule as schedules
+from rotational.angles import Angles
 from rotational.control import Control
 from rotational.correlation import Shape
 from rotational.matching import NEEDS, Origin, Rest, Told, along
 from rotational.optim.recognise import recognise
-from rotational.replay import Angles
 from rotational.rule import Rule
 from rotational.scale import Polar, Raw
 from rotational.translation import KINDS, Held, Side, Translation
