@@ -91,7 +91,7 @@ def test_rotational_false_is_torchs_own(name, options, dtype, foreach, maximize)
     """Bit for bit."""
     ours, theirs = network(dtype), network(dtype)
     make, torchs = PAIRS[name]
-    opt = make(ours.parameters(), rotational=False, foreach=foreach, maximize=maximize, **options)
+    opt = make(ours.parameters(), rotational=False, foreach=foreach, fused=False, maximize=maximize, **options)
     other = torchs(theirs.parameters(), foreach=foreach, maximize=maximize, **options)
     sign = -1 if maximize else 1
     for t in range(200):

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rotational.kernels.pieces import Held, Piece
+from rotational.kernels.pieces import Held, Piece, batches
+from rotational.kernels.work import Work, wide
 from rotational.memory import Memory
 from rotational.rotate import rounding
 from rotational.rule import Rule
@@ -36,6 +37,76 @@ class Directions(NamedTuple):
     c: Tensors
     root: Tensors | None
     bias: list[float]
+
+
+class Foreach:
+    """The plain rung: torch's own operations, in batches that fit the cache. It takes everything."""
+
+    def step(self, works: Sequence[Work]) -> None:
+        """Take one step of all groups (see `work.Kernel`)."""
+        for work in works:
+            together = [i for i, g in enumerate(work.grads) if g is not None]
+            if together:
+                # A tensor, for a number would be made into one for each parameter.
+                counters = [work.parts[i].step for i in together]
+                counters += [t for i in together if (t := work.parts[i].turns) is not None]
+                torch._foreach_add_(counters, torch.tensor(1.0), alpha=1.0)
+            for turns in (True, False):
+                pieces = [_piece(work, i) for i in together if (work.parts[i].units is not None) == turns]
+                # Neurons of one size turn in one go: keep them together.
+                pieces.sort(key=lambda x: x.held.neurons.size(x.w.shape) if x.held else 0)
+                for batch in batches(pieces) if work.foreach else [[x] for x in pieces]:
+                    _advance(work, batch, turns)
+
+
+def _piece(work: Work, i: int) -> Piece:
+    part, g, held = work.parts[i], work.grads[i], None
+    assert g is not None
+    if part.units is not None:
+        assert part.norm is not None
+        assert part.rms is not None
+        assert part.turns is not None
+        held = Held(part.units, part.norm, part.rms, int(part.turns.item()))
+    return Piece(part.w, g, part.m, part.v, int(part.step.item()), part.fresh, held)
+
+
+def _advance(work: Work, batch: list[Piece], turns: bool) -> None:
+    """One step of a batch that turns, or of one that takes the plain rule."""
+    g = [x.g for x in batch]
+    if work.maximize:
+        g = list(torch._foreach_neg(g))
+    if coupled := work.coupled(turns):
+        g = list(torch._foreach_add(g, [x.w for x in batch], alpha=coupled))
+    narrow = [any(s is not None and s.dtype is not x.w.dtype for s in (x.m, x.v)) for x in batch]
+    held, ready = batch, g
+    if any(narrow):  # moments of their own precision: worked on in the precision of the arithmetic
+        held = [_widened(x) if n else x for x, n in zip(batch, narrow, strict=True)]
+        ready = [x.to(wide(x.dtype)) if n else x for x, n in zip(g, narrow, strict=True)]
+    u = directions(work.rule, ready, held)
+    for x, y in zip(batch, held, strict=True):
+        if x is not y:
+            _store(x, y, work.dither)
+    if turns:
+        rotate_(batch, u, rotation=work.rotation, memory=work.ema, center=work.center)
+    else:
+        descend_(batch, u, lr=work.lr, kept=work.kept(turns))
+
+
+def _widened(piece: Piece) -> Piece:
+    m, v = (None if x is None else x.to(wide(x.dtype), copy=True) for x in (piece.m, piece.v))
+    return piece._replace(m=m, v=v)
+
+
+def _store(stored: Piece, computed: Piece, dither: bool) -> None:
+    """Round moments to how they are stored; at random, where asked for, so that small changes are not lost."""
+    for to, x in ((stored.m, computed.m), (stored.v, computed.v)):
+        if to is None or x is None:
+            continue
+        if dither and to.dtype is torch.bfloat16:
+            bits = x.float().view(torch.int32)
+            noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device)
+            x = torch.where(x.isfinite(), ((bits + noise) & ~0xFFFF).view(torch.float32), x)
+        to.copy_(x)
 
 
 # The rule ---------------------------------------------------------------------------------------------------
@@ -90,11 +161,11 @@ def _remember(memory: Memory, g: Tensors, batch: Sequence[Piece]) -> Tensors:
     return c
 
 
-def descend_(batch: Sequence[Piece], u: Directions, *, lr: float, weight_decay: float) -> None:
-    """The plain rule: w <- (1 - lr wd) w - lr u."""
+def descend_(batch: Sequence[Piece], u: Directions, *, lr: float, kept: float) -> None:
+    """The plain rule: w <- kept w - lr u."""
     w = [x.w for x in batch]
-    if weight_decay != 0:
-        torch._foreach_mul_(w, 1 - lr * weight_decay)
+    if kept != 1:
+        torch._foreach_mul_(w, kept)
     if u.root is None:
         torch._foreach_add_(w, u.c, alpha=-lr)
     else:

@@ -19,17 +19,13 @@ from torch.optim import Optimizer
 
 from rotational import _check
 from rotational.control import Control
-from rotational.kernels import foreach
-from rotational.kernels.pieces import Held, Piece, batches
+from rotational.kernels.choose import RUNGS, Kernels
+from rotational.kernels.work import Work
 from rotational.neurons import Neurons
 from rotational.optim import checkpoint
+from rotational.optim.bound import Bound, Group, options_of
 from rotational.rule import Rule
-from rotational.scale import Raw, Rms
-
-# torch's own optimizers are written with these functions; only their names begin with an underscore.
-# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
-
-Group = dict[str, Any]
+from rotational.scale import Rms
 
 
 @dataclass(frozen=True)
@@ -37,13 +33,11 @@ class _Plan:
     """What one param group does in one step, decided and checked before anything is changed."""
 
     group: Group
-    rule: Rule
-    control: Control
+    bound: Bound
     lr: float
     weight_decay: float
     rotation: float
-    turning: list[tuple[int, Neurons]]
-    plain: list[int]
+    grads: list[Tensor | None]
 
 
 class RotationalOptimizer(Optimizer):
@@ -66,11 +60,22 @@ class RotationalOptimizer(Optimizer):
                     f"{option} out, or use torch.optim."
                 )
         self._complete = False
+        self._remember_nothing(defaults)
         super().__init__(params, defaults)
         self._complete = True
         # Only now that every group is sound: a constructor that raises leaves the weights alone.
         for group in self.param_groups:
             self._center(group)
+
+    def _remember_nothing(self, defaults: Group) -> None:
+        """Forget what was worked out for earlier steps: the state may have become another."""
+        self._bounds: list[Bound | None] = []
+        self._kernels = Kernels()
+        self._read = [*(defaults.keys() - {"lr", "weight_decay", "rotation"}), "neurons"]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._remember_nothing(self.defaults)
 
     @abstractmethod
     def rule(self, group: Group) -> Rule:
@@ -102,20 +107,31 @@ class RotationalOptimizer(Optimizer):
                 f"{call}: a group has {len(group['params'])} parameters but {len(known)} entries in 'neurons'; take "
                 "both from rotational.groups(model, weight_decay=...)."
             )
-        for flag in ("rotational", "center", "maximize", "foreach"):
+        for flag in ("rotational", "center", "maximize", "stochastic_rounding", "foreach"):
             if not (isinstance(group[flag], bool) or (flag == "foreach" and group[flag] is None)):
                 raise TypeError(f"{call}({flag}={group[flag]!r}): expected True or False.")
         for key in group.keys() - self.defaults.keys():
             # A slip of the pen would leave the default in force without a word; other keys are the user's own.
             if near := get_close_matches(str(key), self.defaults, n=1, cutoff=0.85):
                 raise ValueError(f"{call}: a group has the option {key!r}; write {near[0]!r}.")
+        fused, dtype = group["fused"], group["moment_dtype"]
+        if not (fused is None or isinstance(fused, bool) or fused in RUNGS):
+            raise ValueError(f"{call}(fused={fused!r}): expected None, True, False or one of {', '.join(RUNGS)}.")
+        if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
+            raise TypeError(
+                f"{call}(moment_dtype={dtype!r}): expected None or a floating dtype, such as torch.bfloat16."
+            )
         control = self._control(group)
         for i, p in enumerate(group["params"]):
             if p.is_complex():
                 raise ValueError(f"{call}: {_name(group, i)} is complex; rotations are defined for real weights.")
             if group["rotational"] and p.dim() >= 2:
                 control.neurons(known[i] if known else None).check(p.shape, _name(group, i))
-        self._plan(group, range(len(group["params"])))
+        index = next((i for i, g in enumerate(self.param_groups) if g is group), len(self.param_groups))
+        plan = self._plan(index, group, [p.detach() for p in group["params"]])  # as if all had gradients
+        if fused:
+            for i in range(len(group["params"])):
+                plan.bound.demand(i, call, _name(group, i))
 
     def _center(self, group: Group) -> None:
         if group["center"]:
@@ -147,127 +163,110 @@ class RotationalOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            plans = [self._plan(group, self._with_gradient(group)) for group in self.param_groups]
+            plans = [self._plan(i, group, self._gradients(group)) for i, group in enumerate(self.param_groups)]
+            self._hold(plans)
+            self._kernels.step([work for plan in plans for work in self._works(plan)])
             for plan in plans:
-                self._hold(plan)
-            for plan in plans:
-                self._apply(plan)
+                plan.bound.settle()
+                turning = any(
+                    n is not None and g is not None for n, g in zip(plan.bound.units, plan.grads, strict=True)
+                )
+                plan.group["steps"] = plan.group.get("steps", 0) + 1
+                plan.group["held"] = plan.rotation if turning else None
         return loss
 
-    def _with_gradient(self, group: Group) -> list[int]:
-        found: list[int] = []
-        for i, p in enumerate(group["params"]):
-            if p.grad is None:
-                continue
-            if p.grad.layout is not torch.strided or p.grad.is_complex():
-                kind = "complex" if p.grad.is_complex() else "sparse"
+    def _gradients(self, group: Group) -> list[Tensor | None]:
+        grads: list[Tensor | None] = [p.grad for p in group["params"]]
+        for i, g in enumerate(grads):
+            if g is not None and (g.layout is not torch.strided or g.is_complex()):
+                kind = "complex" if g.is_complex() else "sparse"
                 raise ValueError(
                     f"{type(self).__name__}.step: {_name(group, i)} has a {kind} gradient; expected a dense real one"
                     + (" (Embedding(sparse=False))." if kind == "sparse" else ".")
                 )
-            found.append(i)
-        return found
+        return grads
 
-    def _plan(self, group: Group, indices: Sequence[int]) -> _Plan:
+    def _bound(self, index: int, group: Group) -> Bound:
+        """The group's options as they were read last; read anew where one of them has changed."""
+        read = options_of(group, self._read)
+        while len(self._bounds) <= index:
+            self._bounds.append(None)
+        bound = self._bounds[index]
+        if bound is None or bound.group is not group or bound.options != read:
+            call, control = type(self).__name__, self._control(group)
+            try:
+                rule = self.rule(group)
+            except ValueError as error:  # of the rule's own function: say whose options they are
+                raise ValueError(f"{call}: {error}") from None
+            if isinstance(rule.scale, Rms) and (rule.scale.first or rule.scale.centered):
+                raise ValueError(
+                    f"{call}.rule: the step divides after it remembers, by the mean square; {rule.name} does not. Name "
+                    "a rule such as rotational.rules.adamw()."
+                )
+            bound = self._bounds[index] = Bound(group, read, rule, control, self._units(group), self.memory_key)
+        elif bound.control.rate is not group["rotation"]:
+            bound.control = self._control(group)  # of another schedule, or of the next number in it
+        return bound
+
+    def _plan(self, index: int, group: Group, grads: list[Tensor | None]) -> _Plan:
         call = type(self).__name__
         lr = _check.number(call, "lr", group["lr"], low=0)
         weight_decay = _check.number(call, "weight_decay", group["weight_decay"], low=0)
-        control = self._control(group)
-        try:
-            rule = self.rule(group)
-        except ValueError as error:  # of the rule's own function: say whose options they are
-            raise ValueError(f"{call}: {error}") from None
-        if isinstance(rule.scale, Rms) and (rule.scale.first or rule.scale.centered):
-            raise ValueError(
-                f"{call}.rule: the step divides after it remembers, by the mean square; {rule.name} does not. Name a "
-                "rule such as rotational.rules.adamw()."
-            )
-        units = self._units(group)
-        turning = [(i, n) for i in indices if (n := units[i]) is not None]
-        plain = [i for i in indices if units[i] is None]
-        rotation = control.rotation(rule, lr, weight_decay, group.get("steps", 0)) if turning else 0.0
-        return _Plan(group, rule, control, lr, weight_decay, rotation, turning, plain)
+        bound = self._bound(index, group)
+        turning = any(n is not None and g is not None for n, g in zip(bound.units, grads, strict=True))
+        rotation = bound.control.rotation(bound.rule, lr, weight_decay, group.get("steps", 0)) if turning else 0.0
+        return _Plan(group, bound, lr, weight_decay, rotation, grads)
 
-    def _hold(self, plan: _Plan) -> None:
-        """Note the length of every neuron at its first step: loaded or re-made weights count as they are then."""
+    def _hold(self, plans: Sequence[_Plan]) -> None:
+        """Bring the state up to date: loaded or re-made weights count as they are then.
+
+        The length of every neuron is noted at its first step.
+        """
+        new = [(plan, i) for plan in plans for i in plan.bound.outdated(plan.grads, self.state)]
         empty: list[str] = []
-        for i, units in plan.turning:
-            p = plan.group["params"][i]
-            state, count = self.state[p], units.count(p.shape)
-            if "norm" in state and state["norm"].numel() == count:
+        for plan, i in new:
+            p, units = plan.group["params"][i], plan.bound.units[i]
+            state = self.state[p]
+            if units is None or ("norm" in state and state["norm"].numel() == units.count(p.shape)):
                 continue
-            if plan.control.center:
+            if plan.bound.control.center:
                 _center_(p, units)
             norm = units.norm(p)
-            state.update(norm=norm, update_rms=torch.zeros_like(norm), turns=0)
+            state.update(norm=norm, update_rms=torch.zeros_like(norm), turns=torch.zeros(()))
             if zeros := int((norm == 0).sum()):
-                empty.append(f"{_name(plan.group, i)} has {zeros} all-zero neurons (of {count})")
+                empty.append(f"{_name(plan.group, i)} has {zeros} all-zero neurons (of {norm.numel()})")
         if empty:
-            constant = " (or constant ones, which are zero once they are centred)" if plan.control.center else ""
+            center = any(plan.bound.control.center for plan, _ in new)
+            constant = " (or constant ones, which are zero once they are centred)" if center else ""
             warnings.warn(
                 f"{type(self).__name__}: {'; '.join(empty)}{constant}. A zero vector has no direction to rotate, so "
                 "they stay as they are until they have one. Give them a non-zero initialisation, or put the "
                 "parameter into a group with rotational=False.",
                 stacklevel=4,
             )
+        for plan, i in new:
+            name = _name(plan.group, i)
+            plan.bound.take_in(i, self.state[plan.group["params"][i]], type(self).__name__, name)
 
-    def _apply(self, plan: _Plan) -> None:
-        group = plan.group
-        turning = self._pieces(plan, [(group["params"][i], units) for i, units in plan.turning])
-        plain = self._pieces(plan, [(group["params"][i], None) for i in plan.plain])
-        for pieces in (turning, plain):
-            for batch in [[x] for x in pieces] if group["foreach"] is False else batches(pieces):
-                self._advance(plan, batch)
-        group["steps"] = group.get("steps", 0) + 1
-        group["held"] = plan.rotation if turning else None
-
-    def _pieces(self, plan: _Plan, params: Sequence[tuple[Tensor, Neurons | None]]) -> list[Piece]:
-        """The parameters with their state, made where it is missing; their steps are counted."""
-        memory, pieces = plan.rule.memory.old != 0, list[Piece]()
-        for p, _ in params:
-            if "step" not in self.state[p]:
-                self.state[p]["step"] = torch.tensor(0.0, dtype=torch.float32)
-        if params:
-            # A tensor, for a number would be made into one for each parameter.
-            torch._foreach_add_([self.state[p]["step"] for p, _ in params], torch.tensor(1.0), alpha=1.0)
-        for p, units in params:
-            state = self.state[p]
-            fresh = memory and state.get(self.memory_key) is None
-            wanted = ((self.memory_key, memory), ("exp_avg_sq", isinstance(plan.rule.scale, Rms)))
-            for key, used in wanted:
-                if used and state.get(key) is None:
-                    state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
-            m, v = (state[key] if used else None for key, used in wanted)
-            held = None
-            if units is not None:
-                state["turns"] += 1
-                held = Held(units, state["norm"], state["update_rms"], state["turns"])
-            else:
-                for key in ("norm", "update_rms", "turns"):  # once it turns again, its length is noted anew
-                    state.pop(key, None)
-            assert p.grad is not None
-            pieces.append(Piece(p, p.grad, m, v, int(state["step"].item()), fresh, held))
-        # Neurons of one size turn in one go: keep them together.
-        pieces.sort(key=lambda x: x.held.neurons.size(x.w.shape) if x.held else 0)
-        return pieces
-
-    def _advance(self, plan: _Plan, batch: list[Piece]) -> None:
-        """One step of a batch that turns, or of one that takes the plain rule."""
-        rule, turns = plan.rule, batch[0].held is not None
-        g = [x.g for x in batch]
-        if plan.group["maximize"]:
-            g = list(torch._foreach_neg(g))
-        # A coupled decay of a linear rule is separable, and the rotation stands in its place; in Adam's
-        # direction it is not, and stays.
-        if plan.weight_decay != 0 and rule.decay == "coupled" and not (turns and isinstance(rule.scale, Raw)):
-            g = list(torch._foreach_add(g, [x.w for x in batch], alpha=plan.weight_decay))
-        u = foreach.directions(rule, g, batch)
-        if turns:
-            control = plan.control
-            foreach.rotate_(batch, u, rotation=plan.rotation, memory=control.memory, center=control.center)
-        else:
-            decay = plan.weight_decay if rule.decay == "decoupled" else 0.0
-            foreach.descend_(batch, u, lr=plan.lr, weight_decay=decay)
+    def _works(self, plan: _Plan) -> list[tuple[str, Work]]:
+        group, bound = plan.group, plan.bound
+        works: list[tuple[str, Work]] = []
+        for rung, (indices, parts) in bound.shares().items():
+            work = Work(
+                rule=bound.rule,
+                lr=plan.lr,
+                weight_decay=plan.weight_decay,
+                rotation=plan.rotation,
+                ema=bound.control.memory,
+                center=bound.control.center,
+                maximize=group["maximize"],
+                dither=group["stochastic_rounding"] and group["moment_dtype"] is torch.bfloat16,
+                foreach=group["foreach"] is not False,
+                parts=parts,
+                grads=[plan.grads[i] for i in indices],
+            )
+            works.append((rung, work))
+        return works
 
     # Checkpoints ------------------------------------------------------------------------------------------
 
@@ -289,6 +288,7 @@ class RotationalOptimizer(Optimizer):
         for group, before in zip(self.param_groups, live, strict=True):
             checkpoint.restore_options(group, before)
         checkpoint.restore_state(self, state_dict)
+        self._remember_nothing(self.defaults)
 
 
 @lru_cache(maxsize=1024)

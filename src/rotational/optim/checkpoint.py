@@ -85,12 +85,14 @@ def restore_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) ->
     """
     ids = [i for group in saved["param_groups"] for i in group["params"]]
     params = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = {p: group.get("moment_dtype") for group in optimizer.param_groups for p in group["params"]}
     for i, p in zip(ids, params, strict=True):
         for key, value in saved["state"].get(i, {}).items():
-            if key == "step":
+            if key in ("step", "turns"):
                 value = torch.as_tensor(value, dtype=torch.float32).cpu().clone()
             elif isinstance(value, torch.Tensor):
-                dtype = torch.promote_types(p.dtype, torch.float32) if key in ("norm", "update_rms") else p.dtype
+                held = key in ("norm", "update_rms")
+                dtype = torch.promote_types(p.dtype, torch.float32) if held else moments.get(p) or p.dtype
                 value = value.detach().to(p.device, dtype, copy=True)
             optimizer.state[p][key] = value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rotational import rules
@@ -52,12 +53,14 @@ class SGD(RotationalOptimizer):
         maximize: bool = False,
         foreach: bool | None = None,
         differentiable: bool = False,
-        fused: bool | None = None,
+        fused: bool | str | None = None,
         rotational: bool = True,
         center: bool = True,
         update_memory: float = 0.9,
         rotation: Rate | None = None,
         units: str | Neurons = "neuron",
+        moment_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = True,
     ) -> None:
         defaults: Group = {
             "lr": lr,
@@ -67,13 +70,16 @@ class SGD(RotationalOptimizer):
             "nesterov": nesterov,
             "maximize": maximize,
             "foreach": foreach,
+            "fused": fused,
+            "moment_dtype": moment_dtype,
+            "stochastic_rounding": stochastic_rounding,
             "rotational": rotational,
             "center": center,
             "update_memory": update_memory,
             "rotation": rotation,
             "units": units,
         }
-        refused = {"differentiable": differentiable, "fused": fused}
+        refused = {"differentiable": differentiable}
         super().__init__(params, defaults, refused)
 
     def rule(self, group: Group) -> Rule:
@@ -119,12 +125,14 @@ class AdamW(RotationalOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         differentiable: bool = False,
-        fused: bool | None = None,
+        fused: bool | str | None = None,
         rotational: bool = True,
         center: bool = True,
         update_memory: float = 0.9,
         rotation: Rate | None = None,
         units: str | Neurons = "neuron",
+        moment_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = True,
     ) -> None:
         defaults: Group = {
             "lr": lr,
@@ -133,6 +141,9 @@ class AdamW(RotationalOptimizer):
             "weight_decay": weight_decay,
             "maximize": maximize,
             "foreach": foreach,
+            "fused": fused,
+            "moment_dtype": moment_dtype,
+            "stochastic_rounding": stochastic_rounding,
             "rotational": rotational,
             "center": center,
             "update_memory": update_memory,
@@ -143,7 +154,6 @@ class AdamW(RotationalOptimizer):
             "amsgrad": amsgrad,
             "capturable": capturable,
             "differentiable": differentiable,
-            "fused": fused,
         }
         super().__init__(params, defaults, refused)
 
@@ -192,12 +202,14 @@ class Adam(RotationalOptimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
-        fused: bool | None = None,
+        fused: bool | str | None = None,
         rotational: bool = True,
         center: bool = True,
         update_memory: float = 0.9,
         rotation: Rate | None = None,
         units: str | Neurons = "neuron",
+        moment_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = True,
     ) -> None:
         defaults: Group = {
             "lr": lr,
@@ -206,6 +218,9 @@ class Adam(RotationalOptimizer):
             "weight_decay": weight_decay,
             "maximize": maximize,
             "foreach": foreach,
+            "fused": fused,
+            "moment_dtype": moment_dtype,
+            "stochastic_rounding": stochastic_rounding,
             "rotational": rotational,
             "center": center,
             "update_memory": update_memory,
@@ -216,7 +231,6 @@ class Adam(RotationalOptimizer):
             "amsgrad": amsgrad,
             "capturable": capturable,
             "differentiable": differentiable,
-            "fused": fused,
         }
         super().__init__(params, defaults, refused)
 
@@ -259,11 +273,14 @@ class Lion(RotationalOptimizer):
         *,
         maximize: bool = False,
         foreach: bool | None = None,
+        fused: bool | str | None = None,
         rotational: bool = True,
         center: bool = True,
         update_memory: float = 0.9,
         rotation: Rate | None = None,
         units: str | Neurons = "neuron",
+        moment_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = True,
     ) -> None:
         defaults: Group = {
             "lr": lr,
@@ -271,6 +288,9 @@ class Lion(RotationalOptimizer):
             "weight_decay": weight_decay,
             "maximize": maximize,
             "foreach": foreach,
+            "fused": fused,
+            "moment_dtype": moment_dtype,
+            "stochastic_rounding": stochastic_rounding,
             "rotational": rotational,
             "center": center,
             "update_memory": update_memory,

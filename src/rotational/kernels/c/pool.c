@@ -1,0 +1,69 @@
+/* Threads that wait for a step. A fork takes none of them along, so a child process makes its own. */
+#include <pthread.h>
+#include <unistd.h>
+
+#include "table.h"
+
+static struct {
+    pthread_mutex_t turn;                /* who may use the pool */
+    pthread_mutex_t lock;                /* what follows */
+    pthread_cond_t wake, idle;
+    int workers, wanted, running;        /* threads; places still open in this step; places not done with */
+    void (*body)(void *);
+    void *argument;
+} pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER,
+          0, 0, 0, 0, 0};
+
+static void renew(void) {
+    pthread_mutex_init(&pool.turn, 0);
+    pthread_mutex_init(&pool.lock, 0);
+    pthread_cond_init(&pool.wake, 0);
+    pthread_cond_init(&pool.idle, 0);
+    pool.workers = pool.wanted = pool.running = 0;
+}
+
+static void once(void) { pthread_atfork(0, 0, renew); }
+
+static void *work(void *unused) {
+    (void)unused;
+    pthread_mutex_lock(&pool.lock);
+    for (;;) {
+        while (pool.wanted == 0) pthread_cond_wait(&pool.wake, &pool.lock);
+        pool.wanted--;
+        pthread_mutex_unlock(&pool.lock);
+        pool.body(pool.argument);
+        pthread_mutex_lock(&pool.lock);
+        if (--pool.running == 0) pthread_cond_signal(&pool.idle);
+    }
+    return 0;
+}
+
+void rotational_parallel(void (*body)(void *), void *argument, int threads) {
+    static pthread_once_t ready = PTHREAD_ONCE_INIT;
+    pthread_once(&ready, once);
+    /* A second optimizer that steps at the same time does so on its own thread, rather than wait for the first. */
+    if (threads < 2 || pthread_mutex_trylock(&pool.turn) != 0) {
+        body(argument);
+        return;
+    }
+    pthread_mutex_lock(&pool.lock);
+    while (pool.workers < threads - 1) {
+        pthread_t thread;
+        if (pthread_create(&thread, 0, work, 0) != 0) break;
+        pthread_detach(thread);
+        pool.workers++;
+    }
+    pool.body = body;
+    pool.argument = argument;
+    pool.wanted = pool.running = pool.workers < threads - 1 ? pool.workers : threads - 1;
+    pthread_cond_broadcast(&pool.wake);
+    pthread_mutex_unlock(&pool.lock);
+    body(argument);
+    pthread_mutex_lock(&pool.lock);
+    /* Who has not begun by now would find nothing left to do. */
+    pool.running -= pool.wanted;
+    pool.wanted = 0;
+    while (pool.running > 0) pthread_cond_wait(&pool.idle, &pool.lock);
+    pthread_mutex_unlock(&pool.lock);
+    pthread_mutex_unlock(&pool.turn);
+}

@@ -1,0 +1,58 @@
+/* What one step works on: parameters (jobs) of param groups, cut into tasks. Python fills these tables
+ * (kernels/native.py, where each field has its twin) and C only reads them.
+ *
+ * A parameter is `outer` blocks of `segments` x `lanes` x `run` weights. A neuron is one lane of one block: `segments`
+ * runs of `run` weights, each `segment_stride` after the last; lanes follow each other without a gap. Rows have one
+ * segment, columns have many, and a whole tensor is one lane.
+ */
+#ifndef ROTATIONAL_TABLE_H
+#define ROTATIONAL_TABLE_H
+
+#include <stdint.h>
+
+#define ROTATIONAL_ABI 1 /* raised with every change of these tables */
+
+enum { RAW, RMS, SIGN };    /* what becomes of the filtered gradient */
+enum { NONE, F32, BF16 };   /* how an array is stored */
+enum { TILE, SUM, APPLY, FLAT };
+
+typedef struct {
+    double lr, kept, coupled, sign;             /* plain rule: w <- kept w - lr u;  g <- sign g + coupled w */
+    double new_, old, decay, inflow;            /* c = new g + old m;  m <- decay m + inflow g */
+    double first_new;                           /* instead of new, with inflow = 1, where m holds nothing yet */
+    double beta, share, eps;                    /* v <- beta v + share g^2;  u = c/(sqrt(v) + eps) */
+    double rotation, ema;
+    int32_t scale, center, unbias_first, unbias_second;
+    int32_t dither, seed;                       /* whether bfloat16 moments are rounded at random */
+} Group;
+
+typedef struct {
+    void *w, *g, *m, *v;                        /* g is NULL where a parameter takes no step */
+    float *norm, *rms;                          /* of every neuron; NULL where the plain rule applies */
+    float *step, *turns;                        /* counters, raised when all is done */
+    float *out;                                 /* [4, neurons] angle, norm, update, radial; NULL where nobody asks */
+    int64_t outer, outer_stride, segments, segment_stride, lanes, run;
+    int32_t group, weights, moments, fresh;     /* index of the group; how w and g, m and v are stored; m is empty */
+} Job;
+
+/* A box of weights: `lanes` neurons from `lane` on, of each the segments and the part of the run that are named.
+ *
+ *   TILE    whole neurons, as many as there are
+ *   SUM     a part of neurons so long that tasks share them (`unit`): their sums, and nothing is written
+ *   APPLY   the same part, once all sums are in
+ *   FLAT    weights of the plain rule, `run_count` of them from `run_from` on
+ */
+typedef struct {
+    int64_t job, lane, lanes, segment, segments, run_from, run_count, unit, part;
+    int32_t kind, unused;
+} Task;
+
+typedef struct {                                /* neurons that tasks share: `parts` sums, then coefficients, per lane */
+    int64_t parts, numbers;                     /* where its numbers begin: 5 lanes parts sums, 3 lanes coefficients */
+    int32_t done, ready;
+} Unit;
+
+/* Run `body(argument)` on `threads` threads, the caller's among them. */
+void rotational_parallel(void (*body)(void *), void *argument, int threads);
+
+#endif

@@ -1,0 +1,261 @@
+"""The hand-written step for CPUs, in C (`c/step.c`): one launch for all parameters of all groups.
+
+The library is built when the package is (`build_kernels.py` at the root of the project) and called through ctypes.
+Tables of what there is to do are kept from step to step; only the addresses of gradients are new each time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rotational.kernels.layout import Layout, layout
+from rotational.kernels.work import Part, Work, beta_of
+from rotational.neurons import WHOLE, Neurons
+from rotational.scale import Raw, Rms, Sign
+
+LIBRARY = Path(__file__).with_name("_native.so")
+ABI = 1
+"""Of c/table.h; a library of another number was built from other sources."""
+
+SCRATCH, LANES, TASK, SHARE, CLOSE = 32768, 512, 32768, 16384, 64
+"""As in c/passes.h: weights and neurons of a box. Then weights of a task, of a share of a long neuron, and those that must
+lie together for memory to be read well."""
+
+GROUP = np.dtype(
+    [(name, "f8") for name in ("lr", "kept", "coupled", "sign", "new", "old", "decay", "inflow", "first_new")]
+    + [(name, "f8") for name in ("beta", "share", "eps", "rotation", "ema")]
+    + [(name, "i4") for name in ("scale", "center", "unbias_first", "unbias_second", "dither", "seed")]
+)
+JOB = np.dtype(
+    [(name, "i8") for name in ("w", "g", "m", "v", "norm", "rms", "step", "turns", "out")]
+    + [(name, "i8") for name in Layout._fields]
+    + [(name, "i4") for name in ("group", "weights", "moments", "fresh")]
+)
+TASK_ROW = np.dtype(
+    [(name, "i8") for name in ("job", "lane", "lanes", "segment", "segments", "run_from", "run_count", "unit", "part")]
+    + [("kind", "i4"), ("unused", "i4")]
+)
+UNIT = np.dtype([("parts", "i8"), ("numbers", "i8"), ("done", "i4"), ("ready", "i4")])
+TILE, SUM, APPLY, FLAT = range(4)
+KINDS = {Raw: 0, Rms: 1, Sign: 2}
+STORED = {torch.float32: 1, torch.bfloat16: 2}
+
+
+@lru_cache(maxsize=1)
+def library() -> Any:
+    """The compiled step; None where it was not built, or was built from other sources."""
+    if not LIBRARY.exists():
+        return None
+    try:
+        found = ctypes.CDLL(str(LIBRARY))
+    except OSError:
+        return None
+    if found.rotational_abi() != ABI:
+        return None
+    found.rotational_step.restype = None
+    pointer, count = ctypes.c_void_p, ctypes.c_int64
+    found.rotational_step.argtypes = [pointer, pointer, count, pointer, count, pointer, count, pointer, ctypes.c_int]
+    return found
+
+
+def available() -> str | None:
+    """None where the library can be used; else what to do about it."""
+    if library() is None:
+        return "the compiled library is not there; install the package where there is a C compiler"
+    return None
+
+
+def refusal(part: Part) -> str | None:
+    """Why this parameter takes another rung; None where it takes this one."""
+    w = part.w
+    if type(w) not in (Tensor, torch.nn.Parameter):
+        return f"{type(w).__name__} is sharded or wrapped"
+    if w.device.type != "cpu":
+        return f"weights on {w.device.type}"
+    if w.dtype not in STORED:
+        return f"{_plain(w.dtype)} weights"
+    if any(x is not None and x.dtype not in STORED for x in (part.m, part.v)):
+        return "moments of another precision than float32 and bfloat16"
+    if any(x is not None and x.stride() != w.stride() for x in (part.m, part.v)):
+        return "moments that lie otherwise than the weights"
+    if part.norm is not None and (part.norm.dtype is not torch.float32 or not part.norm.is_contiguous()):
+        return "lengths that are not float32"
+    found = layout(part.units or WHOLE, w.shape, w.stride())
+    if found is None or (found.size > SCRATCH and found.segments > 1 and found.run > SCRATCH):
+        return f"weights of strides {tuple(w.stride())}"
+    return None
+
+
+class Native:
+    """The step of one optimizer; its tables last for as long as its works have the same parts."""
+
+    def __init__(self) -> None:
+        self._lists: list[list[Part]] = []
+        self._tables: dict[Any, Table] = {}
+
+    def step(self, works: Sequence[Work]) -> None:
+        """Take one step of all groups (see `work.Kernel`)."""
+        lists = [work.parts for work in works]
+        known = len(lists) == len(self._lists) and all(a is b for a, b in zip(lists, self._lists, strict=True))
+        if not known:
+            self._tables, self._lists = {}, lists
+        measured = tuple((i, tuple((j, n) for j, (n, _) in work.measured.items())) for i, work in enumerate(works))
+        table = self._tables.get(measured)
+        if table is None:
+            table = self._tables[measured] = Table(works)
+        table.fill(works)
+        grads = [g if g is None or g.stride() == p.w.stride() else _in_line(g, p.w) for p, g in _pairs(works)]
+        table.jobs["g"] = [0 if g is None else g.data_ptr() for g in grads]
+        table.run(torch.get_num_threads())
+        torch.autograd.graph.increment_version([p.w for parts in lists for p in parts])
+
+
+class Table:
+    """What the library reads: groups (one for the neurons of each work, one for the rest), jobs, tasks and units."""
+
+    def __init__(self, works: Sequence[Work]) -> None:
+        self.groups = np.zeros(2 * len(works), GROUP)
+        self.jobs = np.zeros(sum(len(work.parts) for work in works), JOB)
+        self._tasks: dict[int, list[tuple[int, ...]]] = {TILE: [], SUM: [], APPLY: [], FLAT: []}
+        self._units: list[tuple[int, ...]] = []
+        self._needed = 0
+        index = 0
+        for i, work in enumerate(works):
+            for j, part in enumerate(work.parts):
+                asked = work.measured.get(j)
+                units = asked[0] if asked and part.units is None else part.units
+                found = layout(units or WHOLE, part.w.shape, part.w.stride())
+                assert found is not None
+                self.jobs[index] = _job(part, found, 2 * i + (part.units is not None))
+                if part.w.numel():
+                    self._cut(index, found, units)
+                index += 1
+        # What sums long neurons comes first and what needs the sums last, so that nobody waits for them.
+        ordered = [task for kind in (SUM, TILE, FLAT, APPLY) for task in self._tasks[kind]]
+        self.tasks = np.array(ordered, TASK_ROW) if ordered else np.zeros(0, TASK_ROW)
+        self.units = np.array(self._units, UNIT) if self._units else np.zeros(0, UNIT)
+        self.numbers = np.zeros(max(1, self._needed))
+        self.total = sum(part.w.numel() for work in works for part in work.parts)
+
+    def _cut(self, index: int, at: Layout, units: Neurons | None) -> None:
+        """The tasks of one parameter."""
+        tasks, size = self._tasks, at.size
+        if units is None:
+            for start in range(0, size, TASK):
+                tasks[FLAT].append((index, 0, 1, 0, 1, start, min(TASK, size - start), 0, 0, FLAT, 0))
+        elif size <= SCRATCH and (at.segments == 1 or SCRATCH // size * at.run >= min(CLOSE, at.lanes * at.run)):
+            lanes = max(1, TASK // size)
+            for lane, count in _pieces(at, lanes):
+                tasks[TILE].append((index, lane, count, 0, at.segments, 0, at.run, 0, 0, TILE, 0))
+        else:
+            # Columns go together, so that whole stretches of memory are read.
+            lanes = max(1, min(LANES, SHARE // at.run)) if at.segments > 1 else 1
+            for lane, count in _pieces(at, lanes):
+                parts = _shares(at, count)
+                unit, numbers = len(self._units), self._needed
+                self._units.append((len(parts), numbers, 0, 0))
+                self._needed += (5 * len(parts) + 4) * count
+                for k, share in enumerate(parts):
+                    tasks[SUM].append((index, lane, count, *share, unit, k, SUM, 0))
+                    tasks[APPLY].append((index, lane, count, *share, unit, k, APPLY, 0))
+
+    def fill(self, works: Sequence[Work]) -> None:
+        """Write the numbers of this step."""
+        index = 0
+        for i, work in enumerate(works):
+            self.groups[2 * i] = _numbers(work, turns=False)
+            self.groups[2 * i + 1] = _numbers(work, turns=True)
+            for j, (_, out) in work.measured.items():
+                self.jobs["out"][index + j] = out.data_ptr()
+            index += len(work.parts)
+
+    def run(self, threads: int) -> None:
+        """Take the step. Small ones are over before a second thread has woken up."""
+        threads = max(1, min(threads, self.total // TASK + 1))
+        arrays = (self.jobs, self.tasks, self.units)
+        pairs = [x for array in arrays for x in (array.ctypes.data, len(array))]
+        library().rotational_step(self.groups.ctypes.data, *pairs, self.numbers.ctypes.data, threads)
+
+
+def _pairs(works: Sequence[Work]) -> Iterator[tuple[Part, Tensor | None]]:
+    for work in works:
+        yield from zip(work.parts, work.grads, strict=True)
+
+
+def _in_line(g: Tensor, w: Tensor) -> Tensor:
+    """A gradient that lies in memory as its weight does; autograd's own always do."""
+    return torch.empty_like(w).copy_(g)
+
+
+def _pieces(at: Layout, lanes: int) -> list[tuple[int, int]]:
+    """(first neuron, number of neurons) of pieces of up to `lanes` neurons, each within one block."""
+    return [
+        (block * at.lanes + start, min(lanes, at.lanes - start))
+        for block in range(at.outer)
+        for start in range(0, at.lanes, lanes)
+    ]
+
+
+def _shares(at: Layout, lanes: int) -> list[tuple[int, int, int, int]]:
+    """(segment, segments, run from, run count) of the parts of neurons that are too long for one task."""
+    if at.segments == 1:
+        return [(0, 1, start, min(SHARE, at.run - start)) for start in range(0, at.run, SHARE)]
+    most = max(1, SHARE // (lanes * at.run))
+    return [(start, min(most, at.segments - start), 0, at.run) for start in range(0, at.segments, most)]
+
+
+def _job(part: Part, at: Layout, group: int) -> tuple[int, ...]:
+    held = (part.w, None, part.m, part.v, part.norm, part.rms, part.step, part.turns, None)
+    moment = part.m if part.m is not None else part.v
+    stored = 0 if moment is None else STORED[moment.dtype]
+    return (
+        *(0 if x is None else x.data_ptr() for x in held),
+        *at,
+        group,
+        STORED[part.w.dtype],
+        stored or 1,
+        int(part.fresh),
+    )
+
+
+def _numbers(work: Work, turns: bool) -> tuple[float, ...]:
+    """A group as c/table.h has it."""
+    memory, scale, beta = work.rule.memory, work.rule.scale, beta_of(work.rule)
+    divides = isinstance(scale, Rms)
+    remembers = memory.old != 0
+    # as if m had held, before its first gradient, what makes it equal to that gradient (torch's SGD)
+    first = memory.new + memory.old * (1 - memory.inflow) / memory.decay if remembers and memory.warm else memory.new
+    return (
+        work.lr,
+        work.kept(turns),
+        work.coupled(turns),
+        -1.0 if work.maximize else 1.0,
+        memory.new if remembers else 1.0,
+        memory.old,
+        memory.decay,
+        memory.inflow,
+        first,
+        beta,
+        1 - beta,
+        scale.eps if isinstance(scale, Rms) else 0.0,
+        work.rotation,
+        work.ema,
+        KINDS[type(scale)],
+        work.center,
+        divides and memory.unbiased,
+        isinstance(scale, Rms) and scale.unbiased,
+        work.dither,
+        0,
+    )
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,130 @@
+"""A param group as it was read last, with the state of its parameters: what a step need not work out again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rotational.control import Control
+from rotational.kernels.choose import choose
+from rotational.kernels.work import Part
+from rotational.neurons import Neurons
+from rotational.rule import Rule
+from rotational.scale import Rms
+
+Group = dict[str, Any]
+
+
+def options_of(group: Group, names: Iterable[str]) -> tuple[Any, ...]:
+    """The options of a group as values that later changes leave alone."""
+    return tuple(_value(group.get(name)) for name in names)
+
+
+def _value(option: Any) -> Any:
+    if isinstance(option, list | tuple):
+        return tuple(option) if not any(isinstance(x, Tensor) for x in option) else tuple(map(_value, option))
+    return option.item() if isinstance(option, Tensor) and option.numel() == 1 else option
+
+
+class Bound:
+    """Rule, control and units of one group, and a `Part` for each parameter that has had a gradient.
+
+    What belongs to a parameter is looked at anew when its state, its storage or its shape is another than before.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        options: tuple[Any, ...],
+        rule: Rule,
+        control: Control,
+        units: Sequence[Neurons | None],
+        memory_key: str,
+    ) -> None:
+        self.group, self.options, self.rule, self.control, self.units = group, options, rule, control, units
+        self._parts: list[Part | None] = [None] * len(units)
+        self._rungs: list[str] = [""] * len(units)
+        self._shares: dict[str, tuple[list[int], list[Part]]] | None = None
+        self._memory_key = memory_key
+        self._fresh: list[Part] = []
+
+    def outdated(self, grads: Sequence[Tensor | None], states: Mapping[Tensor, Mapping[str, Any]]) -> list[int]:
+        """Parameters with a gradient whose part is missing or no longer as it was."""
+        found: list[int] = []
+        key = self._memory_key
+        for i, (p, g, part) in enumerate(zip(self.group["params"], grads, self._parts, strict=True)):
+            if g is None:
+                continue
+            if part is not None and part.w is p and part.address == p.data_ptr() and part.shape == p.shape:
+                get = states[p].get
+                if (
+                    get("step") is part.step
+                    and (part.m is None or get(key) is part.m)
+                    and (part.v is None or get("exp_avg_sq") is part.v)
+                    and get("norm") is part.norm
+                ):
+                    continue
+            found.append(i)
+        return found
+
+    def take_in(self, i: int, state: dict[str, Any], call: str, name: str) -> None:
+        """Make what is missing of the state of parameter i, and decide how its step is taken."""
+        p, units = self.group["params"][i], self.units[i]
+        remembers, divides = self.rule.memory.old != 0, isinstance(self.rule.scale, Rms)
+        fresh = remembers and state.get(self._memory_key) is None
+        if "step" not in state:
+            state["step"] = torch.zeros(())
+        dtype = self.group["moment_dtype"] or p.dtype
+        for key, used in ((self._memory_key, remembers), ("exp_avg_sq", divides)):
+            if used and state.get(key) is None:
+                state[key] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+        if units is None:
+            for key in ("norm", "update_rms", "turns"):  # once it turns again, its length is noted anew
+                state.pop(key, None)
+        part = Part(
+            w=p,
+            m=state[self._memory_key] if remembers else None,
+            v=state["exp_avg_sq"] if divides else None,
+            step=state["step"],
+            fresh=fresh and self.rule.memory.warm,
+            units=units,
+            norm=state.get("norm"),
+            rms=state.get("update_rms"),
+            turns=state.get("turns"),
+        )
+        self._parts[i] = part
+        self._rungs[i] = choose(call, name, part, self.group["fused"], self.group["foreach"])
+        self._shares = None
+        if part.fresh:
+            self._fresh.append(part)
+
+    def demand(self, i: int, call: str, name: str) -> None:
+        """Raise ValueError where `fused` demands of parameter i what is not to be had."""
+        p = self.group["params"][i]
+        part = Part(p, None, None, torch.zeros(()), False, self.units[i], None, None, None)
+        choose(call, name, part, self.group["fused"], self.group["foreach"])
+
+    def shares(self) -> dict[str, tuple[list[int], list[Part]]]:
+        """For each rung the indices and parts of its parameters; the same lists until a part changes."""
+        if self._shares is None:
+            self._shares = {}
+            for i, part in enumerate(self._parts):
+                if part is not None:
+                    indices, parts = self._shares.setdefault(self._rungs[i], ([], []))
+                    indices.append(i)
+                    parts.append(part)
+            self.group["kernel"] = ", ".join(self._shares)
+        return self._shares
+
+    def settle(self) -> None:
+        """After a step: what was made for it now holds something."""
+        for part in self._fresh:
+            part.fresh = False
+        self._fresh.clear()
+
+    def part(self, i: int) -> tuple[str, Part | None]:
+        """The rung and the part of parameter i."""
+        return self._rungs[i], self._parts[i]
