@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rotational import advice, forecast, rules
-from rotational.advice import advise, peak, settles
+from rotational.advice import advise, peak
 from rotational.shapes import shape
 
 RUN = {"lr": 3e-2, "weight_decay": 0.1, "steps": 2000, "size": 128}
@@ -48,9 +48,9 @@ def test_a_short_run_gets_the_decay_that_leaves_a_tenth_to_the_transient():
     again = partial(made, norm=1.0, weight_decay=0.04)
     found = said(again(), with_decay=again)
     warning, suggestion = found["short", "warning"], found["short", "suggestion"]
-    assert warning.numbers["transient"] == settles(again()) / RUN["steps"] > 0.25
+    assert warning.numbers["transient"] == again().settles / RUN["steps"] > 0.25
     confirmed = again(suggestion.numbers["factor"])
-    assert settles(confirmed) / RUN["steps"] == suggestion.numbers["transient"]
+    assert confirmed.settles / RUN["steps"] == suggestion.numbers["transient"]
     assert 0.05 < suggestion.numbers["transient"] <= 0.1
     assert suggestion.numbers["rotation"] == pytest.approx(float(np.max(confirmed.static)))
 
@@ -58,12 +58,12 @@ def test_a_short_run_gets_the_decay_that_leaves_a_tenth_to_the_transient():
 def test_the_scaling_alone_is_close_where_no_second_forecast_is_given():
     again = partial(made, norm=1.0, weight_decay=0.04)
     factor = said(again())["short", "suggestion"].numbers["factor"]
-    assert 0.05 < settles(again(factor)) / RUN["steps"] < 0.2
+    assert 0.05 < again(factor).settles / RUN["steps"] < 0.2
 
 
 def test_a_run_that_never_settles_is_told_so():
     f = made(steps=300, norm=20.0)
-    assert settles(f) is None
+    assert f.settles is None
     assert "never settles" in said(f)["short", "warning"].sentence
 
 
@@ -71,7 +71,7 @@ def test_passing_the_static_formula_is_not_settling():
     f = made(warmup=300, norm=1.0, lr=1e-2)
     assert f.arrives is not None
     assert f.arrives < 100  # in the warm-up, on its way up
-    assert settles(f) > 300
+    assert f.settles > 300
 
 
 # Too fast at the start ----------------------------------------------------------------------------------------------
@@ -169,3 +169,35 @@ def test_several_neurons_are_refused():
 
 def test_the_threshold_is_half_a_unit_in_the_last_place():
     assert advice.BF16 == 2.0**-9  # 8 significant bits: half of 2^-7 at the top of a binade, as a share of it
+
+
+# Other knobs, and other steps of a forecast ---------------------------------------------------------------------------
+
+
+def test_weights_that_begin_too_long_are_told_to_raise_the_learning_rate():
+    def with_lr(factor):
+        return made(norm=20.0, lr=1e-2 * factor, weight_decay=0.02)
+
+    found = said(with_lr(1.0), with_lr=with_lr, with_decay=partial(made, norm=20.0, lr=1e-2, weight_decay=0.02))
+    numbers = found["short", "suggestion"].numbers
+    assert "weight_decay" not in numbers
+    assert with_lr(numbers["factor"]).settles / RUN["steps"] == numbers["transient"] < 0.25
+
+
+def test_where_no_warm_up_helps_lr_and_decay_are_traded():
+    def traded(factor):
+        return made(norm=0.01, weight_decay=1e-3 * factor, lr=1e-2 / factor, steps=500)
+
+    again = partial(made, norm=0.01, weight_decay=1e-3, lr=1e-2, steps=500)
+    found = said(again(), with_warmup=lambda n: again(warmup=n), traded=traded)["overshoot", "suggestion"]
+    then = traded(found.numbers["factor"])
+    assert peak(then)[0] == found.numbers["times"] < 2
+    assert float(np.max(then.static)) == pytest.approx(float(np.max(again().static)), rel=1e-6)
+    assert found.numbers["lr"] * found.numbers["weight_decay"] == pytest.approx(1e-5)
+
+
+def test_a_forecast_that_keeps_few_steps_sees_the_overshoot_in_its_beginning():
+    again = partial(made, norm=0.05, steps=4000)
+    whole, few = said(again())["overshoot", "warning"], again(every=200)
+    assert peak(few)[0] < 0.5 * whole.numbers["times"]
+    assert said(few, beginning=again(steps=800))["overshoot", "warning"].numbers == whole.numbers

@@ -70,8 +70,9 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "monitor": {"_check", "_hooks", "neurons", "layers", "records", "rule", "optim.recognise", "report"},
     # the edges
-    "report": {"outlook", "records", "rule", "scale", "theory"},
-    "lab": {"_check", "layers", "optim", "monitor", "walk", "theory", "records", "rule", "rules"},
+    "expected": {"correlation", "forecasts", "outlook", "records", "rule", "scale", "theory"},
+    "report": {"expected", "outlook", "records"},
+    "lab": {"_check", "expected", "layers", "optim", "monitor", "records"},
     "cli": {
         *("_check", "rule", "rules", "theory", "prediction", "optim", "monitor", "records", "report", "lab"),
         *("advice", "forecasts", "outlook", "scale", "shapes", "weights"),
@@ -90,7 +91,7 @@ WITHOUT_TORCH = (
     *("optim.recognise", "prediction", "report.page", "cli"),
     *("advice", "shapes", "weights", "runs", "report.outlook", "translating"),
     *("translation", "unmatched", "matching"),
-    *("schedule", "outlook", "forecasts", "scaling", "retargeting", "angles", "polar"),
+    *("schedule", "outlook", "forecasts", "scaling", "retargeting", "angles", "polar", "expected"),
 )
 """What loads without torch."""
 

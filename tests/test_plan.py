@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from compare import assert_same
 from rotational import forecast, rules, weights
 from rotational.advice import advise
 from rotational.cli import main
+from rotational.schedule import read_scheduler
 from rotational.shapes import SHAPES, shape
 
 RUN = ["plan", "--optimizer", "adamw", "--lr", "1e-3", "--weight-decay", "0.1", "--steps", "4000"]
@@ -196,8 +198,17 @@ def test_the_suggested_decay_does_what_it_says():
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_shapes_begin_and_end_where_they_should(kind):
-    lr = shape(kind, 2.0, 100, warmup=10, min_lr=0.5)
+    lr = shape(kind, 2.0, 100, warmup=10, min_lr=0.5, milestones=[50, 80] if kind == "step" else ())
     assert lr.max() == 2.0
     assert lr[0] == pytest.approx(0.2 * lr[9] / 2.0, rel=0.2)
     assert len(lr) == 100
     assert lr[-1] == pytest.approx(2.0 if kind == "constant" else 0.5, abs=0.1)
+    assert_same(shape(kind, 2.0, 100, warmup=10, milestones=[50] if kind == "step" else (), first=30),
+                shape(kind, 2.0, 100, warmup=10, milestones=[50] if kind == "step" else ())[:30])  # fmt: skip
+
+
+def test_steps_are_those_of_torch():
+    opt = torch.optim.SGD([torch.ones(1)], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(opt, [30, 60, 90], gamma=0.2)
+    assert_same(shape("step", 0.1, 100, milestones=[30, 60, 90], gamma=0.2), read_scheduler(scheduler, 100)[0], 1e-12)
+    assert shape("step", 0.1, 100, milestones=[30, 60], min_lr=0.005)[-1] == 0.005

@@ -14,7 +14,6 @@ import torch
 from rotational import forecast, rules
 from rotational.cli import main
 from rotational.cli.drawing import drawn
-from rotational.report import outlook
 
 RUN = ("plan", "--optimizer", "adamw", "--lr", "1e-3", "--weight-decay", "0.1", "--steps", "300")
 DECAYING = {"lr": 1e-2, "weight_decay": 0.1, "steps": 2500}
@@ -127,7 +126,17 @@ def test_muon_takes_the_shapes_of_a_file(tmp_path, capsys):
         ("--steps 1.5", "invalid int"),
         ("--steps 1000000000", "at most"),
         ("--optimizer adamz", "adamz"),
-        ("--schedule step", "wsd"),
+        ("--schedule steps", "wsd"),
+        ("--schedule step", "milestones"),
+        ("--schedule step --milestones 200 100", "ascending"),
+        ("--schedule step --milestones 300", "within the run"),
+        ("--schedule step --milestones 100 --gamma 2", "gamma"),
+        ("--milestones 100", "--schedule step"),
+        ("--noise-scale 100", "--batch-size"),
+        ("--batch-size 8 --noise-scale -1", "noise_scale"),
+        ("--batch-size 8 --noise-scale nan", "noise_scale"),
+        ("--batch-size 8 --batch-sizes 0", "batch_sizes"),
+        ("--batch-size 8 --batch-sizes 10000", "one step would take more"),
         ("--weight-decay nan", "weight_decay"),
         ("--shape 3 4", "not an option of adamw"),
         ("--decay-share 0.1", "--schedule wsd"),
@@ -162,7 +171,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, capsys, monkeypa
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(outlook.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     code, out, err = run(capsys, *RUN, "--html", str(tmp_path / "plan.html"))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "No space left" in err

@@ -19,8 +19,8 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 import synthetic
-from rotational import rule, theory
-from rotational.records import STEPS_FILE, Records, Run, Writer
+from rotational import expected, rule, rules, theory
+from rotational.records import RUN_FILE, STEPS_FILE, Records, Run, Writer
 from rotational.report import page, strip, text
 
 SHORT: dict[str, Any] = {"steps": 300, "every": 10, "described": synthetic.layers(1, width=24)}
@@ -146,17 +146,34 @@ def test_curves_are_those_of_the_log(kind: str, logs: dict[str, Path], tmp_path:
             np.testing.assert_allclose(drawn[key], values, rtol=1e-3)
 
 
-def test_predicted_line_is_the_equilibrium_of_the_moment(tmp_path: Path) -> None:
+def test_predicted_line_is_the_forecast_and_the_equilibrium_of_the_moment_stands_beside_it(tmp_path: Path) -> None:
     log = fresh(tmp_path, schedule=synthetic.cosine(300, 100))
-    read, series = written(log, tmp_path), Records(log).series("h.0.mlp.up.weight")
-    known = rule.from_dict(Records(log).run.rules[0] or {})
-    drawn = next(x for x in read.data[0]["layers"] if x["name"] == "h.0.mlp.up.weight")
+    records = Records(log)
+    series = records.series("h.0.mlp.up.weight")
+    known = rule.from_dict(records.run.rules[0] or {})
+    drawn = next(x for x in written(log, tmp_path).data[0]["layers"] if x["name"] == "h.0.mlp.up.weight")
+    (hoped,) = expected.of(records.run, [series])
+    np.testing.assert_allclose(drawn["expected"], hoped.rotation, rtol=1e-3)
+    np.testing.assert_allclose(drawn["normExpected"], hoped.norm, rtol=1e-3)
     for i in (0, 10, 20):
         e = theory.equilibrium(known, series.lr[i], series.weight_decay[i], size=24)
-        assert drawn["expected"][i] == pytest.approx(e.rotation, rel=1e-3)
-        assert drawn["normExpected"][i] == pytest.approx(e.norm, rel=1e-3)
-    assert drawn["expected"][-1] is None  # lr ends at 0: no equilibrium exists there
-    assert text.MOVING in read.words
+        assert drawn["static"][i] == pytest.approx(e.rotation, rel=1e-3)
+        assert drawn["normStatic"][i] == pytest.approx(e.norm, rel=1e-3)
+    assert drawn["static"][-1] is None  # lr ends at 0: no equilibrium exists there
+
+
+def test_what_is_held_has_no_second_line(logs: dict[str, Path], tmp_path: Path) -> None:
+    assert all(layer["static"] == [] for layer in written(logs["rotational"], tmp_path).data[0]["layers"])
+
+
+def test_log_without_a_forecast_says_why(tmp_path: Path) -> None:
+    log = fresh(tmp_path)
+    described = json.loads((log / RUN_FILE).read_text())
+    (log / RUN_FILE).write_text(json.dumps({**described, "rules": [rules.sgd(0.9).as_dict()]}))
+    read = written(log, tmp_path)
+    assert "depends on the size of the gradients" in read.words
+    assert "static equilibrium of the moment" in read.words
+    assert all(layer["static"] == [] and layer["expected"][0] > 0 for layer in read.data[0]["layers"])
 
 
 def test_held_rotation_is_the_prediction_of_a_rotational_optimizer(logs: dict[str, Path], tmp_path: Path) -> None:

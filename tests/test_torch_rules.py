@@ -90,7 +90,7 @@ def assert_alike(ours, theirs, tolerance):
 @pytest.mark.parametrize("shape", [SHAPE, SHAPE[::-1]], ids=["wide", "tall"])
 @pytest.mark.parametrize("name", TORCH)
 def test_the_rule_that_is_recognised_steps_as_torch_does(name, shape, monkeypatch):
-    # torch's Newton-Schulz, but for its rounding: test_walk_torch.py takes it with that
+    # torch's Newton-Schulz, but for its rounding: below it is taken with that
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
     make, options, tolerance = TORCH[name]
     lrs = LRS.copy()
@@ -98,6 +98,17 @@ def test_the_rule_that_is_recognised_steps_as_torch_does(name, shape, monkeypatc
         lrs[:UNRECTIFIED] = 0.0
     rule, theirs = by_torch(make, options, lrs, shape)
     assert_alike(walked(rule, lrs, shape), theirs, tolerance)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, SHAPE[::-1]], ids=["wide", "tall"])
+@pytest.mark.parametrize("name", [name for name in TORCH if name.startswith("Muon")])
+def test_muon_in_bfloat16_steps_alike_to_its_rounding(name, shape):
+    make, options, _ = TORCH[name]
+    rule, theirs = by_torch(make, options, LRS, shape)
+    ours = walked(rule, LRS, shape)
+    assert_alike(ours, theirs, 0.05)
+    with pytest.raises(AssertionError):  # it is rounded: the patch above does something
+        assert_alike(ours, theirs, 1e-9)
 
 
 def test_a_look_ahead_that_is_not_warmed_up_stays_at_half():

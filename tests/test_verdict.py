@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,12 @@ def relaxing(k: float, half_lives: float) -> np.ndarray:
     return (1 + (k - 1) * 2.0**-h) ** -0.5
 
 
+def beside(ratio: float, half_lives: float, *, static: float, **changes: Any) -> History:
+    """A log beside a forecast, whose equilibrium is `static` times the forecast."""
+    h = history(ratio, half_lives, **changes)
+    return replace(h, static=static * h.predicted)
+
+
 ramp = np.linspace(0, 1, 100)
 CASES = {
     "as predicted": (history(1.0, 10), "in equilibrium"),
@@ -64,6 +71,15 @@ CASES = {
     "schedule rises": (history(0.3, 1, falls=0.1 + ramp), "warming up"),
     "frozen": (history(0.0, 10), "out"),
     "not a number": (history(math.nan, 10), "out"),
+    # Beside a forecast: measured at `ratio` times it, and it at 1/static times the equilibrium.
+    "as forecast, at rest": (beside(1.02, 10, static=1.0), "in equilibrium"),
+    "as forecast, which lags": (beside(1.02, 3, static=1.3, falls=1 - 0.9 * ramp), "lagging"),
+    "as forecast, far from rest": (beside(1.02, 1, static=2.0), "warming up"),
+    "as forecast, far from rest for long": (beside(1.02, 20, static=0.5), "warming up"),
+    "as forecast, in a run that is too short": (beside(0.98, 0.01, static=2.0), "cannot form"),
+    "as forecast, without weight decay": (beside(1.0, 10, static=math.nan, weight_decay=np.zeros(100)), "cannot form"),
+    "at rest, where no forecast sees it": (beside(1.5, 10, static=1.45), "in equilibrium"),
+    "neither here nor there": (beside(1.5, 20, static=0.7), "out"),
 }
 
 
@@ -84,6 +100,10 @@ def test_sentence_carries_numbers_and_reason() -> None:
     assert "No weight decay" in said["no weight decay"]
     assert "learning rate is 0" in said["no learning rate"]
     assert said["unknown rule"] == "nobody named it"
+    assert said["as forecast, at rest"] == "2.0% above the forecast. 2.0% above equilibrium."
+    assert said["as forecast, which lags"].startswith("2.0% above the forecast. 1.27 times too slow for equilibrium")
+    assert said["neither here nor there"].startswith("1.5 times too fast for the forecast. 2.14 times too fast, after")
+    assert "No weight decay" in said["as forecast, without weight decay"]
 
 
 @given(log_k=st.floats(-8, 8), half_lives=st.floats(0.02, 40))

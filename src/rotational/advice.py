@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from rotational.outlook import NEAR, Forecast
+from rotational.outlook import Forecast
 from rotational.scale import Raw
 
 BF16 = 2.0**-9
@@ -36,19 +36,26 @@ def advise(
     forecast: Forecast,
     *,
     bf16: bool = False,
+    beginning: Forecast | None = None,
     without_warmup: Callable[[], Forecast] | None = None,
     with_warmup: Callable[[int], Forecast] | None = None,
     with_decay: Callable[[float], Forecast] | None = None,
+    with_lr: Callable[[float], Forecast] | None = None,
+    traded: Callable[[float], Forecast] | None = None,
 ) -> list[Advice]:
     """Read a forecast of one neuron as an expert would.
 
     bf16            whether the weights themselves are bfloat16
-    without_warmup  gives the forecast of the same run without its warm-up, where it has one
-    with_warmup     gives the forecast with a warm-up of so many steps, to find one that is long enough
+    beginning       the first steps of the same run with every one kept, where `forecast` keeps few: an overshoot at
+                    the start would pass unseen
+    without_warmup  gives the beginning of the same run without its warm-up, where it has one
+    with_warmup     gives the beginning with a warm-up of so many steps, to find one that is long enough
     with_decay      gives the forecast with the weight decay multiplied by a factor, to find and confirm one
+    with_lr         the same for lr, which is the one to raise where weights begin too long
+    traded          gives the beginning with lr divided and weight decay multiplied by a factor: the equilibrium turns
+                    as fast, and is as much shorter
 
-    The forecast keeps its early steps (`every` small), or an overshoot at the start passes unseen. Raises ValueError
-    for a forecast of several neurons.
+    A beginning goes on until the highest lr is reached, at least. Raises ValueError for a forecast of several neurons.
 
     >>> from rotational import forecast, rules
     >>> f = forecast(rules.adamw(), lr=3e-4, weight_decay=0.1, steps=5000, norm=0.6, size=768)
@@ -65,24 +72,13 @@ def advise(
     if product == 0:
         return [_no_decay(forecast)]
     return [
-        *_short(forecast, product, with_decay),
-        *_overshoot(forecast, without_warmup, with_warmup),
+        *_short(forecast, product, with_decay, with_lr),
+        *_overshoot(beginning or forecast, int(forecast.step[-1]), without_warmup, with_warmup, traded),
         *_zero_shot(forecast, product),
         *_rounded(forecast, bf16),
         *_lag(forecast),
         *_coupled(forecast),
     ]
-
-
-def settles(f: Forecast) -> int | None:
-    """The first step from which rotation stays within 10% of the static one for a twentieth of the run; None for never.
-
-    `Forecast.arrives` counts the step at which rotation merely passes the static one, as it does in most warm-ups.
-    """
-    near = np.abs(f.ratio - 1) <= NEAR
-    stay = max(1, math.ceil(len(near) / 20))
-    within = np.convolve(near.astype(np.int64), np.ones(stay, np.int64), mode="valid") == stay
-    return int(f.step[np.argmax(within)]) if within.any() else None
 
 
 def peak(f: Forecast) -> tuple[float, int]:
@@ -121,8 +117,13 @@ def _no_decay(f: Forecast) -> Advice:
 # Too short ------------------------------------------------------------------------------------------------------
 
 
-def _short(f: Forecast, product: float, with_decay: Callable[[float], Forecast] | None) -> Iterator[Advice]:
-    steps, arrives = int(f.step[-1]), settles(f)
+def _short(
+    f: Forecast,
+    product: float,
+    with_decay: Callable[[float], Forecast] | None,
+    with_lr: Callable[[float], Forecast] | None,
+) -> Iterator[Advice]:
+    steps, arrives = int(f.step[-1]), f.settles
     share = 1.0 if arrives is None else arrives / steps
     if share <= 2.5 * EARLY:
         return
@@ -147,38 +148,63 @@ def _short(f: Forecast, product: float, with_decay: Callable[[float], Forecast] 
             "of the run.",
             {"weight_decay": decay * guess, "factor": guess},
         )
-    elif (found := _search_decay(guess, with_decay)) is not None:
+        return
+    # Weights that begin too long meet a higher lr's equilibrium on their way; more decay would move it away from them.
+    by_lr = with_lr is not None and _begins_too_long(f)
+    found = _search(guess, with_lr if with_lr is not None and by_lr else with_decay)
+    if found is not None:
         factor, left, then = found
-        turn = float(np.max(then.static))
+        turn, name = float(np.max(then.static)), "lr" if by_lr else "weight_decay"
+        value = factor * (float(np.max(f.lr)) if by_lr else decay)
         yield Advice(
             "suggestion",
             "short",
-            f"Weight decay {decay * factor:.2g} ({factor:.3g} times as much) leaves {left:.0%} of the run to the "
-            f"transient; rotation then settles at up to {turn:.2g} rad/step.",
-            {"weight_decay": decay * factor, "factor": factor, "transient": left, "rotation": turn},
+            f"{'A peak learning rate of' if by_lr else 'Weight decay'} {value:.2g} ({factor:.3g} times as much) leaves "
+            f"{left:.0%} of the run to the transient; rotation then settles at up to {turn:.2g} rad/step.",
+            {name: value, "factor": factor, "transient": left, "rotation": turn},
         )
 
 
-def _search_decay(factor: float, with_decay: Callable[[float], Forecast]) -> tuple[float, float, Forecast] | None:
+def _begins_too_long(f: Forecast) -> bool:
+    if f.initial is None or f.static_norm is None or f.rule.decay == "independent":
+        return False  # an independent decay is not multiplied by lr
+    return f.initial > 2 * float(f.static_norm[np.argmax(f.lr)])
+
+
+STEPS = (1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8.2)
+"""Factors that are tried, by decades: the same for every kind of neurons, so that one forecast serves them all."""
+
+
+def _even(factor: float) -> float:
+    """The factor of `STEPS` that is nearest in ratio, and at least 1.2."""
+    steps = max(1, round(12 * math.log10(factor)))
+    return float(f"{STEPS[steps % 12] * 10.0 ** (steps // 12):.2g}")
+
+
+def _search(factor: float, again: Callable[[float], Forecast]) -> tuple[float, float, Forecast] | None:
     """The smallest factor found whose transient is a tenth of the run or less; else the one with the least of it."""
     low, high = 1.0, math.inf
     best: tuple[float, float, Forecast] | None = None
+    tried = set[float]()
     for _ in range(7):
-        factor = float(f"{factor:.2g}")
+        factor = _even(factor)
+        if factor in tried:
+            break
+        tried.add(factor)
         try:
-            then = with_decay(factor)
+            then = again(factor)
         except ValueError:  # so much decay removes the whole weight in a step
             high, factor = factor, math.sqrt(low * factor)
             continue
-        arrives = settles(then)
+        arrives = then.settles
         share = 1.0 if arrives is None else arrives / int(then.step[-1])
         if best is None or share < best[1] > EARLY or (share <= EARLY and factor < best[0]):
             best = (factor, share, then)
-        if 0.8 * EARLY < share <= EARLY:
+        if 0.7 * EARLY < share <= EARLY:
             break
         low, high = (low, factor) if share <= EARLY else (factor, high)
         # In proportion where the transient was seen to end, within what is known already.
-        guess = factor * share / (0.9 * EARLY) if arrives is not None else 3 * factor
+        guess = factor * share / (0.85 * EARLY) if arrives is not None else 3 * factor
         factor = guess if low < guess < high else math.sqrt(low * min(high, 9 * low))
     return best if best is not None and best[1] < 1 else None
 
@@ -187,7 +213,11 @@ def _search_decay(factor: float, with_decay: Callable[[float], Forecast]) -> tup
 
 
 def _overshoot(
-    f: Forecast, without_warmup: Callable[[], Forecast] | None, with_warmup: Callable[[int], Forecast] | None
+    f: Forecast,
+    steps: int,
+    without_warmup: Callable[[], Forecast] | None,
+    with_warmup: Callable[[int], Forecast] | None,
+    traded: Callable[[float], Forecast] | None,
 ) -> Iterator[Advice]:
     left, window = peak(f)
     times = left if without_warmup is None else peak(without_warmup())[0]
@@ -208,42 +238,85 @@ def _overshoot(
     yield Advice("warning", "overshoot", said, {"times": times, "left": left, "window": window})
     if left < TWICE or with_warmup is None:
         return
-    steps = int(f.step[-1])
     found = _search_warmup(window, steps // 2, with_warmup)
-    if found is None:
+    if found is not None:
+        warmup, then = found
         yield Advice(
             "suggestion",
             "overshoot",
-            "No warm-up within half of the run keeps rotation below twice the equilibrium's: a lower learning rate "
-            "with more weight decay, a larger initial norm, or a rotational variant does.",
+            f"A warm-up of {warmup:,} steps keeps rotation below {then:.2g} times the equilibrium's.",
+            {"warmup": warmup, "times": then},
         )
         return
-    warmup, then = found
+    none = "No warm-up within half of the run keeps rotation below twice the equilibrium's"
+    if traded is None or (better := _search_trade(f, left, traded)) is None:
+        does = "a lower learning rate with more weight decay, a larger initial norm, or a rotational variant does."
+        yield Advice("suggestion", "overshoot", f"{none}: {does}")
+        return
+    factor, then = better
+    lr, decay = float(np.max(f.lr)) / factor, float(np.max(f.weight_decay)) * factor
     yield Advice(
         "suggestion",
         "overshoot",
-        f"A warm-up of {warmup:,} steps keeps rotation below {then:.2g} times the equilibrium's.",
-        {"warmup": warmup, "times": then},
+        f"{none}. A peak learning rate of {lr:.2g} with weight decay {decay:.2g}, which settles at the same rotation, "
+        f"keeps it below {then:.2g} times that.",
+        {"lr": lr, "weight_decay": decay, "times": then, "factor": factor},
     )
 
 
 def _search_warmup(low: int, most: int, with_warmup: Callable[[int], Forecast]) -> tuple[int, float] | None:
-    """The shortest warm-up, to about a fifth, that keeps rotation below twice the equilibrium's."""
-    length, found = max(2, low), None
-    low = 1
-    while length <= most:
+    """The shortest warm-up, to about a tenth, that keeps rotation below twice the equilibrium's.
+
+    An overshoot falls as a power of the length, so that lengths are sought on logarithms of both.
+    """
+    length, short, found = max(2, low), (1, math.inf), None
+    power = 0.5
+    for _ in range(16):
+        if length > most:
+            length = most
+        if length <= short[0] or (found is not None and length >= found[0]):
+            break
         times = peak(with_warmup(length))[0]
         if times < TWICE:
             found = (length, times)
-            break
-        low, length = length, 2 * length
-    if found is None:
-        return None
-    for _ in range(3):
-        length = math.ceil(math.sqrt(low * found[0]))
-        times = peak(with_warmup(length))[0]
-        low, found = (low, (length, times)) if times < TWICE else (length, found)
+            if times > 0.93 * TWICE or length == max(2, low):
+                break
+        elif length == most:
+            return None
+        else:
+            if short[0] > 1 and times < short[1]:
+                power = min(2.0, max(0.2, math.log(short[1] / times) / math.log(length / short[0])))
+            short = (length, times)
+        aim = 0.97 * TWICE
+        if found is not None:
+            part = math.log(short[1] / aim) / math.log(short[1] / found[1])
+            length = _up(short[0] * (found[0] / short[0]) ** min(0.9, max(0.1, part)))
+        else:
+            length = _up(short[0] * min(30.0, (short[1] / aim) ** (1 / power)))
     return found
+
+
+def _up(steps: float) -> int:
+    """A number of steps rounded up to two digits."""
+    unit = 10 ** max(0, math.floor(math.log10(steps)) - 1)
+    return math.ceil(steps / unit) * unit
+
+
+def _search_trade(f: Forecast, times: float, traded: Callable[[float], Forecast]) -> tuple[float, float] | None:
+    """A factor between lr and weight decay that is enough; the overshoot falls about in proportion to it."""
+    if f.initial is not None and f.static_norm is not None:  # angles of a radian and more tell less of it
+        times = max(times, float(f.static_norm[np.argmax(f.lr)]) / f.initial)
+    factor = times / TWICE
+    for _ in range(8):
+        factor = _even(1.1 * factor)
+        try:
+            now = peak(traded(factor))[0]
+        except ValueError:
+            return None
+        if now < TWICE:
+            return factor, now
+        factor *= now / TWICE
+    return None
 
 
 # The rest ---------------------------------------------------------------------------------------------------------

@@ -190,16 +190,18 @@ def fading_maximum(scale: Max) -> tuple[float, float]:
     P(v <= y) = prod_{k>=0} P(|g| <= y beta^-k), a product that ends where the maximum has faded below any gradient.
     """
     y = np.linspace(1e-3, 8.0, 4000)
-    lags = np.arange(math.ceil(min(1e6, math.log(8.0 / 1e-3) / -math.log(scale.beta))) if scale.beta else 1)
-    below = np.array([_log_within(value, scale.beta, lags) for value in y])
-    cdf = np.exp(below)
-    mass = np.diff(cdf, prepend=0.0)
+    mass = np.diff(np.exp(log_within(y, scale.beta)), prepend=0.0)
     return float(mass @ (1 / y)), float(mass @ (1 / y**2))
 
 
-def _log_within(y: float, beta: float, lags: np.ndarray) -> float:
-    """log of the product; lags beyond which |g| is surely below are left out, long memories are integrated."""
-    far = min(len(lags), 1 + math.ceil(math.log(max(8.0 / y, 1.0)) / -math.log(beta))) if beta else 1
+def log_within(points: np.ndarray, beta: float) -> np.ndarray:
+    """log P(v <= y) at each point, that product."""
+    return np.array([_log_within(y, beta) for y in points.tolist()])
+
+
+def _log_within(y: float, beta: float) -> float:
+    """At one point; lags beyond which |g| is surely below are left out, long memories are integrated."""
+    far = 1 + math.ceil(math.log(max(8.0 / y, 1.0)) / -math.log(beta)) if beta else 1
     step = max(1, far // 400)
     at = y * beta ** -(np.arange(0, far, step) + (step - 1) / 2)
     return step * float(np.log([max(math.erf(x / math.sqrt(2)), 1e-300) for x in at]).sum())

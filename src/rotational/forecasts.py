@@ -7,6 +7,7 @@ any lr and weight decay. Derivation and simulation: docs/theory.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from rotational.correlation import Shape
 from rotational.dynamics.path import Path, Told, follow
 from rotational.dynamics.setting import Setting
 from rotational.dynamics.settled import rest
-from rotational.outlook import Forecast
+from rotational.outlook import AtBatchSize, BatchSizes, Forecast
 from rotational.rule import Rule
 from rotational.scale import Polar, Raw, Rms
 
@@ -34,6 +35,8 @@ def forecast(
     gradient_norm: ArrayLike | None = None,
     scale_invariant: bool = True,
     drift: float = 0.0,
+    batch_size: float | None = None,
+    noise_scale: float | None = None,
     radial: float = 0.0,
     target_norm: float = 0.0,
     shape: Shape | None = None,
@@ -49,6 +52,8 @@ def forecast(
     gradient_norm       RMS norm of its gradient: at |w| = 1 where the gradient is `scale_invariant` (orthogonal to w,
                         shrinking as 1/|w|), at any w where it is not (isotropic)
     drift               |E g|/gradient_norm, the share of the gradient that is its mean, of one direction throughout
+    batch_size          with `noise_scale`, both in examples or both in tokens, in place of `drift`: the gradient noise
+                        scale is the batch size at which mean and noise are equal, drift^2 = B/(B + noise_scale)
     radial              <u, w>/|w|^2 that the loss adds (scale-sensitive weights): decay D = lr (wd + radial)
     target_norm         norm towards which decay pulls, D (1 - target_norm/|w|)
     shape               (rows, columns) of the matrix, which Muon needs; all is said of one row
@@ -69,19 +74,111 @@ def forecast(
     >>> round(late["rotation"] / late["static"], 2)      # at 90% of a cosine the norm lags
     0.23
 
-    Source: docs/theory.md; Kosson et al. 2024 (arXiv 2305.17212) for the random walk.
+    Source: docs/theory.md; Kosson et al. 2024 (arXiv 2305.17212) for the random walk; McCandlish et al. 2018 (arXiv
+    1812.06162) for the noise scale.
     """
     call = "forecast"
     steps, every = _check.whole(call, "steps", steps), _check.whole(call, "every", every)
+    drift = _drift(call, drift, batch_size, noise_scale)
     arrays = {
         name: _neurons(call, name, x) for name, x in (("norm", norm), ("size", size), ("gradient_norm", gradient_norm))
     }
-    count = _count(call, arrays)
+    count = _count(call, steps, arrays)
     lrs = schedule.values(call, "lr", lr, steps)
     decays = schedule.values(call, "weight_decay", weight_decay, steps)
     setting = setting_of(call, rule, arrays, count, scale_invariant, drift, radial, target_norm, shape, kurtosis)
     result = propagate(call, setting, lrs, decays, steps, arrays["norm"], every, known=known(setting, arrays))
     return result if any(x is not None and np.ndim(x) for x in (norm, size, gradient_norm)) else result.neuron(0)
+
+
+def at_batch_sizes(
+    rule: Rule,
+    batch_sizes: Sequence[float],
+    *,
+    lr: schedule.Schedule,
+    weight_decay: schedule.Schedule,
+    steps: int,
+    batch_size: float,
+    noise_scale: float | None = None,
+    follow: bool = True,
+    gradient_norm: float | None = None,
+    unit: str = "examples",
+    every: int = 1,
+    **told: Any,
+) -> BatchSizes:
+    """A run at other batch sizes, with the same lr, weight decay and data: rotation, norm, timescale, transient.
+
+        E|g|^2 = |G|^2 (1 + noise_scale/B),    drift^2 = B/(B + noise_scale),    steps = `steps` batch_size/B
+
+    batch_size      of the run that `steps`, the schedules and `gradient_norm` describe; these follow from it at each
+                    of `batch_sizes`, schedules stretched to as many steps as the data then make
+    noise_scale     batch size at which a gradient is half mean, half noise (in squares); None for noise alone
+    follow          whether forecasts follow the mean, which takes 70 us for each step; else its share is only told, and
+                    gradients of that size are noise
+    unit            what a batch is counted in, in words; `noise_scale` counts the same
+    told            what else `forecast` takes of one neuron: norm, size, shape, scale_invariant and so on
+
+    A mean that is followed keeps its direction throughout the run, the most that it can do; noise alone is the least.
+    Raises what `forecast` raises.
+
+    >>> from rotational import rules
+    >>> found = at_batch_sizes(
+    ...     rules.adamw(), [64, 256], lr=1e-2, weight_decay=0.1, steps=4000, batch_size=256, norm=0.3, size=64
+    ... )
+    >>> [(row.steps, row.timescale, row.timescale * row.batch_size, round(row.transient, 2)) for row in found]
+    [(16000, 1000.0, 64000.0, 0.06), (4000, 1000.0, 256000.0, 0.23)]
+
+    Source: McCandlish et al. 2018 (arXiv 1812.06162) for the noise scale; `forecast`.
+    """
+    call = "at_batch_sizes"
+    steps, here = _check.whole(call, "steps", steps), _check.number(call, "batch_size", batch_size, low=0, above=True)
+    courses = [schedule.values(call, name, x, steps) for name, x in (("lr", lr), ("weight_decay", weight_decay))]
+    rows: list[AtBatchSize] = []
+    for i, size in enumerate(batch_sizes):
+        there = _check.number(call, f"batch_sizes[{i}]", size, low=0, above=True)
+        count = round(steps * here / there)
+        if count < 1:
+            raise ValueError(
+                f"{call}(batch_sizes[{i}]={size:g}): one step would take more than the run's {steps * here:g} {unit}."
+            )
+        # The same lr at the same share of the run: the middle of a step tells which of the old ones it was in.
+        at = ((np.arange(count) + 0.5) * steps / count).astype(int)
+        drift, squared = 0.0, here / there
+        if noise_scale is not None:
+            drift, reference = (signal(call, b, noise_scale) for b in (there, here))
+            squared = (reference / drift) ** 2
+        gradient = None if gradient_norm is None else gradient_norm * math.sqrt(squared)
+        lrs, decays = (x[at] if isinstance(x, np.ndarray) else x for x in courses)
+        told |= {"lr": lrs, "weight_decay": decays, "gradient_norm": gradient, "drift": drift * follow, "every": every}
+        rows.append(AtBatchSize(size, count, drift, math.sqrt(squared), forecast(rule, steps=count, **told)))
+    matters = "norm" if isinstance(rule.scale, Raw) else "size" if rule.decay == "coupled" else "mean"
+    return BatchSizes(rows, unit, noise_scale, follow, _MATTERS[matters])
+
+
+_MATTERS = {
+    "mean": "The size of the gradient cancels under this optimizer: noise alone turns weights as far in a step at any "
+    "batch size, and only the share of the mean moves that. The timescale stays in steps, and so grows with the batch.",
+    "size": "This decay is divided by the size of the gradient: beside the smaller gradients of larger batches it is "
+    "stronger, and weights turn further in a step. The share of the mean moves the rotation too.",
+    "norm": "The size of the gradient sets the norm at rest, and how far the start is from it, not the rotation there; "
+    "only the share of the mean moves that. The timescale stays in steps, and so grows with the batch.",
+}
+"""What of the gradient a rule's rotation depends on."""
+
+
+def signal(call: str, batch_size: float, noise_scale: float) -> float:
+    """|E g|/gradient_norm at a batch size, the `drift` of a forecast: sqrt(B/(B + noise_scale)).
+
+    `noise_scale` is tr(covariance)/|E g|^2 of the gradient of one example (or token), in the unit of `batch_size`.
+
+    >>> signal("forecast", batch_size=256, noise_scale=768)
+    0.5
+
+    Source: McCandlish et al. 2018 (arXiv 1812.06162), section 2.2.
+    """
+    batch_size = _check.number(call, "batch_size", batch_size, low=0, above=True)
+    noise_scale = _check.number(call, "noise_scale", noise_scale, low=0, above=True)
+    return math.sqrt(batch_size / (batch_size + noise_scale))
 
 
 def propagate(
@@ -105,6 +202,7 @@ def propagate(
         notes.append("No initial norm was given: the run starts at the equilibrium of its highest learning rate.")
     else:
         square = np.broadcast_to(norm**2, setting.size.shape) + 0.0
+    initial = np.sqrt(square) if known else None
     path = follow(setting, told, square, every)
     if path.outweighed.any():
         last = int(path.step[path.outweighed.any(axis=1)].max())
@@ -112,10 +210,11 @@ def propagate(
             f"Up to step {last:,} decay outweighs the gradient: weights shrink by a fixed amount rather than in "
             "proportion, which is followed class by class of their initial size."
         )
-    return _result(setting, path, known, tuple(notes))
+    return _result(setting, path, initial, tuple(notes))
 
 
-def _result(setting: Setting, path: Path, known: bool, notes: tuple[str, ...]) -> Forecast:
+def _result(setting: Setting, path: Path, initial: np.ndarray | None, notes: tuple[str, ...]) -> Forecast:
+    known = initial is not None
     norm, settled = np.sqrt(path.square), np.sqrt(path.settled)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = norm / settled
@@ -133,6 +232,7 @@ def _result(setting: Setting, path: Path, known: bool, notes: tuple[str, ...]) -
         static_norm=settled if known else None,
         reached=np.nan_to_num(reached),
         timescale=timescale,
+        initial=initial,
         notes=notes,
     )
 
@@ -231,11 +331,26 @@ def _above_zero(call: str, name: str, value: Any) -> float:
     return _check.number(call, name, value, low=0, above=True)
 
 
-def _count(call: str, arrays: dict[str, np.ndarray | None]) -> int:
+def _drift(call: str, drift: float, batch_size: Any, noise_scale: Any) -> float:
+    """The share of the gradient that is its mean, however it was told."""
+    if batch_size is None and noise_scale is None:
+        return drift
+    if drift:
+        raise ValueError(f"{call}(drift={drift!r}): batch_size= and noise_scale= give the drift; leave one out.")
+    if batch_size is None or noise_scale is None:
+        name, other = ("noise_scale", "batch_size") if batch_size is None else ("batch_size", "noise_scale")
+        value = noise_scale if batch_size is None else batch_size
+        raise ValueError(
+            f"{call}({name}={value!r}): only both tell how much of a gradient is noise; give {other}= too."
+        )
+    return signal(call, batch_size, noise_scale)
+
+
+def _count(call: str, steps: int, arrays: dict[str, np.ndarray | None]) -> int:
     counts = {name: len(x) for name, x in arrays.items() if x is not None and len(x) > 1}
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{name}= has {n}" for name, n in counts.items())
-        raise ValueError(f"{call}: expected as many entries in each of them, but {told}.")
+        raise ValueError(f"{call}(steps={steps}): expected as many entries in each array, but {told}.")
     return max(counts.values(), default=1)
 
 

@@ -48,8 +48,19 @@ class Memory:
         r1 = self.old * (self.inflow * self.new + self.decay * kept * self.old)
         return r0, r1
 
-    def coefficients(self) -> Iterator[Filter]:
-        """What the filter does at each step, the first ones included.
+    @property
+    def total(self) -> float:
+        """What a gradient that stays is multiplied by: new + old inflow/(1 - decay), the sum of the impulse response.
+
+        >>> round(heavy_ball(0.9).total, 6), round(ema(0.9).total, 6)
+        (10.0, 1.0)
+        """
+        return self.new + self.old * self.inflow / (1 - self.decay)
+
+    def coefficients(self, after: int = 0) -> Iterator[Filter]:
+        """What the filter does at each step, the first ones included, or from `after` steps on.
+
+        That must be so late that no bias is left.
 
         >>> steps = heavy_ball(0.9, dampening=0.5).coefficients()
         >>> next(steps)                                      # torch damps nothing in its first step
@@ -57,8 +68,8 @@ class Memory:
         >>> next(steps)
         Filter(new=0.5, old=0.9, inflow=0.5)
         """
-        product, blend = 1.0, self._blend(1)
-        for t in count(1):
+        product, blend = 0.0 if after else 1.0, self._blend(after + 1)
+        for t in count(after + 1):
             if self.ramp:
                 ahead, product = self._blend(t + 1), product * blend
                 kept = ahead / (1 - product * ahead)
@@ -127,8 +138,7 @@ def look_ahead(blend: float, decay: float) -> Memory:
 
 def sum_of_correlations(memory: Memory) -> float:
     """tau = 1 + 2 sum_k r_k/r_0, the factor by which remembering slows the rotation."""
-    r0, r1 = memory.autocovariance()
-    return 1 + 2 * r1 / (r0 * (1 - memory.decay))
+    return 1 + 2 * memory_tail(memory)
 
 
 def memory_tail(memory: Memory) -> float:

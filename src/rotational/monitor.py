@@ -114,6 +114,7 @@ class Log:
         self._placed: dict[Tensor, int] = {}
         self._watched: dict[str, _Watched] = {}
         self._before: dict[str, Tensor] = {}
+        self._tables: dict[str, Tensor] = {}
         self._run = records.Run(
             title=title or f"{type(model).__name__} under {type(optimizer).__name__}",
             optimizer=f"{type(optimizer).__module__}.{type(optimizer).__qualname__}",
@@ -123,6 +124,7 @@ class Log:
             versions=records.versions(),
             every=self.every,
             notes=dict(notes or {}),
+            resumed=any(optimizer.state.get(p) for group in optimizer.param_groups for p in group["params"]),
         )
         self._survey(model, optimizer)
         if not self._watched:
@@ -176,21 +178,26 @@ class Log:
     # Every step -------------------------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer) -> None:
-        self._before = {}  # the clones of a step that raised
+        self._before, self._tables = {}, {}  # those of a step that raised
         if (self.steps + 1) % self.every == 0:
             self._look_again(optimizer)
+            # What the optimizer's own step can write down needs no clone.
+            asked = {x.p: x.units for x in self._watched.values()}
+            tables = optimizer.measure(asked) if hasattr(optimizer, "measure") else {}
             for name, watched in self._watched.items():
-                if watched.p.requires_grad or watched.p.grad is not None:
+                if watched.p in tables:
+                    self._tables[name] = tables[watched.p]
+                elif watched.p.requires_grad or watched.p.grad is not None:
                     self._before[name] = watched.p.detach().clone()
 
     def _after_step(self, optimizer: Optimizer) -> None:
         self.steps += 1
-        if self._before:
+        if self._before or self._tables:
             self._write(optimizer, self._measured())
 
     def _measured(self) -> dict[str, np.ndarray]:
         """[4, neurons] of every layer: angle, norm, update, radial. Each clone is freed as soon as it is measured."""
-        found: dict[str, Tensor] = {}
+        found, self._tables = self._tables, {}
         with torch.no_grad():
             for name in list(self._before):
                 watched = self._watched[name]
@@ -244,7 +251,7 @@ class Log:
     def close(self) -> None:
         """Take the hooks off, let go of the model and close the files. Closing twice does nothing more."""
         self._hooks.remove()
-        self._model, self._watched, self._placed, self._before = None, {}, {}, {}
+        self._model, self._watched, self._placed, self._before, self._tables = None, {}, {}, {}, {}
         self._writer.close()
 
     def __enter__(self) -> Log:

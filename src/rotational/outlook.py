@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -27,7 +28,8 @@ class Forecast:
     static          rotation at the equilibrium of this step's lr and weight decay: what the static formula says
     static_norm     norm there; infinite without decay
     reached         how near the norm is to that equilibrium: the smaller of norm/static_norm and its inverse
-    timescale       1/D: steps over which past updates are forgotten at this step's decay
+    timescale       1/D: steps over which past updates are forgotten at this step's decay, however it enters
+    initial         norm before the first step, [G] for G neurons; None like `norm`
     held            True where a rotational optimizer holds the rotation, which is then no random walk's
     notes           what was assumed, and where the law is stretched, in words
 
@@ -48,6 +50,7 @@ class Forecast:
     static_norm: np.ndarray | None
     reached: np.ndarray
     timescale: np.ndarray
+    initial: Any = None
     held: bool = False
     notes: tuple[str, ...] = ()
 
@@ -64,6 +67,21 @@ class Forecast:
         if near.ndim == 2:
             return [self.neuron(i).arrives for i in range(near.shape[1])]
         return int(self.step[np.argmax(near)]) if near.any() else None
+
+    @property
+    def settles(self) -> Any:
+        """The first step from which rotation stays that near for a twentieth of the run; None for never. A list for G.
+
+        `arrives` counts the step at which rotation merely passes the static one, as it does in most warm-ups.
+        """
+        if self.rotation.ndim == 2:
+            return [self.neuron(i).settles for i in range(self.rotation.shape[1])]
+        near = np.abs(self.ratio - 1) <= NEAR
+        stay = max(1, math.ceil(len(near) / 20))
+        # how many of the next `stay` steps are near, as a difference of running sums
+        counted = np.concatenate(([0], np.cumsum(near)))
+        within = counted[stay:] - counted[:-stay] == stay
+        return int(self.step[np.argmax(within)]) if within.any() else None
 
     @property
     def transient(self) -> Any:
@@ -84,8 +102,8 @@ class Forecast:
         """The forecast of one of G neurons."""
         if self.rotation.ndim == 1:
             return self
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: x[:, index] for k, x in arrays.items() if isinstance(x, np.ndarray) and x.ndim == 2})
+        columns = {k: x[:, index] for k, x in self.series().items() if x.ndim == 2}
+        return replace(self, initial=None if self.initial is None else float(self.initial[index]), **columns)
 
     def at(self, step: int) -> dict[str, Any]:
         """All values at the last kept step that is not after `step`.
@@ -98,9 +116,13 @@ class Forecast:
         return {k: (x[i].item() if np.ndim(x[i]) == 0 else x[i]) for k, x in self.series().items()}
 
     def series(self) -> dict[str, np.ndarray]:
-        """The series that are known, by name, `step` first."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        """The series that are known, by name, `step` first: an entry for each kept step, so without `initial`."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "initial"}
         return {k: x for k, x in found.items() if isinstance(x, np.ndarray)}
+
+    def thinned(self, every: int) -> Forecast:
+        """The same forecast with one kept value in `every`: those that `forecast(every=...)` would have kept."""
+        return replace(self, **{k: x[every - 1 :: every] for k, x in self.series().items()})
 
     # To look at ---------------------------------------------------------------------------------------------
 
@@ -122,8 +144,11 @@ class Forecast:
         names = ["step", "lr", "rotation", "of static", "norm", "of equilibrium", "update"]
         rows = [[f"{int(self.step[i]):,}", f"{self.lr[i]:.3g}", f"{self.rotation[i]:.3g}", _share(self.ratio[i]),
                  _known(self.norm, i), _share(self.reached[i]), _known(self.update, i)] for i in chosen]  # fmt: skip
+        if self.initial is not None:  # the run begins before its first step, which may change the norm already
+            rows.insert(0, ["0", "", "", "", f"{self.initial:.3g}", "", ""])
         widths = [max(len(row[k]) for row in [names, *rows]) for k in range(len(names))]
-        return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [names, *rows]]
+        table = ([cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in [names, *rows])
+        return ["  ".join(row).rstrip() for row in table]
 
     def sentences(self) -> list[str]:
         """What the numbers mean, plainly; the notes after it."""
@@ -156,6 +181,7 @@ class Forecast:
     def to_pandas(self) -> Any:
         """A data frame, a row for each kept step; for G neurons, a row for each step and neuron.
 
+        `frame.attrs["initial"]` is the norm before the first step, where norms are known.
         Raises ImportError with what to install where pandas is absent.
         """
         try:
@@ -163,12 +189,133 @@ class Forecast:
         except ImportError:
             raise ImportError("Forecast.to_pandas() needs pandas: pip install 'rotational[pandas]'.") from None
         if self.rotation.ndim == 1:
-            return pandas.DataFrame(self.series())
-        frames = [pandas.DataFrame({"neuron": i, **self.neuron(i).series()}) for i in range(self.rotation.shape[1])]
-        return pandas.concat(frames, ignore_index=True)
+            frame = pandas.DataFrame(self.series())
+        else:
+            count = self.rotation.shape[1]
+            frames = [pandas.DataFrame({"neuron": i, **self.neuron(i).series()}) for i in range(count)]
+            frame = pandas.concat(frames, ignore_index=True)
+        if self.initial is not None:
+            frame.attrs["initial"] = np.asarray(self.initial).tolist()
+        return frame
+
+
+@dataclass(frozen=True, eq=False)
+class AtBatchSize:
+    """A run at one batch size: a row of `BatchSizes`.
+
+    steps       of the same data
+    drift       |E g|/gradient_norm there, the share of the gradient that is its mean
+    gradient    gradient_norm there, over that of the run that was described
+    forecast    along the schedule, stretched to these steps
+
+    >>> from rotational import forecasts, rules
+    >>> run = {"lr": 0.1, "weight_decay": 1e-2, "steps": 400, "batch_size": 64, "noise_scale": 192}
+    >>> row = forecasts.at_batch_sizes(rules.sgd(), [256], **run)[0]
+    >>> row.steps, round(row.drift, 3), round(row.gradient, 3), round(row.rest, 4)
+    (100, 0.756, 0.661, 0.0447)
+    """
+
+    batch_size: float
+    steps: int
+    drift: float
+    gradient: float
+    forecast: Forecast
+
+    @property
+    def rest(self) -> float:
+        """Rotation at the equilibrium of the highest lr, of noise alone; radians per step."""
+        return float(np.max(self.forecast.static))
+
+    @property
+    def rotation(self) -> float:
+        """Rotation half-way through the run, with the mean of the gradient."""
+        return float(self.forecast.rotation[(len(self.forecast.step) - 1) // 2])
+
+    @property
+    def timescale(self) -> float:
+        """1/D at its shortest, in steps; times `batch_size`, in examples."""
+        return float(np.min(self.forecast.timescale))
+
+    @property
+    def transient(self) -> float:
+        """Share of the run in which rotation is not within 10% of the static one."""
+        return self.forecast.transient
+
+
+class BatchSizes(Sequence[AtBatchSize]):
+    """A run at several batch sizes, of `forecasts.at_batch_sizes`: a sequence that prints as a table."""
+
+    def __init__(
+        self, rows: Sequence[AtBatchSize], unit: str, noise_scale: float | None, followed: bool, said: str
+    ) -> None:
+        self.rows, self.unit, self.noise_scale, self.followed = tuple(rows), unit, noise_scale, followed
+        self._said = said
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def table(self) -> list[list[str]]:
+        """Titles, and a row for each batch size; norms where they are known. `legend` says what they are."""
+        titles = ["batch", "steps", "signal", "grad", "at rest", "at 50%", "norm"]
+        titles += ["memory", self.unit, "of run", "transient"]
+        rows = [
+            [
+                f"{row.batch_size:,g}",
+                f"{row.steps:,}",
+                f"{row.drift:.2f}",
+                f"{row.gradient:.2g}x",
+                _short(row.rest),
+                _short(row.rotation),
+                "" if row.forecast.norm is None else f"{row.forecast.norm[-1]:.3g}",
+                f"{row.timescale:,.0f}" if row.timescale < 1e7 else _short(row.timescale),
+                _short(row.timescale * row.batch_size),
+                f"{row.timescale / row.steps:.2g}",
+                f"{row.transient:.0%}",
+            ]
+            for row in self
+        ]
+        columns = [c for c in zip(titles, *rows, strict=True) if any(c[1:])]
+        return [list(line) for line in zip(*columns, strict=True)]
+
+    @property
+    def legend(self) -> str:
+        """What the columns are."""
+        return (
+            "signal: share of the gradient that is its mean; grad: its size, over that of the run; rotation in "
+            "rad/step at rest under the highest lr, of noise alone, and half-way through the run; norm at the end; "
+            f"memory: steps over which updates are forgotten, also in {self.unit} and over the run; share of steps in "
+            "transient."
+        )
+
+    def sentences(self) -> list[str]:
+        """What is assumed, and what of the gradient counts under this rule."""
+        if self.noise_scale is None:
+            assumed = f"Gradients are taken as noise alone, whose length falls as 1/sqrt({self.unit} in a batch)."
+        else:
+            assumed = f"Half of a squared gradient is its mean at {self.noise_scale:,g} {self.unit} in a batch; " + (
+                "that mean is taken to keep its direction throughout the run, the most that it can do."
+                if self.followed
+                else "gradients of that size are taken as noise, for the mean of so long a run is not followed here."
+            )
+        return [self._said, assumed, "lr, weight decay and data are the same in every row."]
+
+    def __str__(self) -> str:
+        lines = self.table()
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        shown = ["  ".join(x.rjust(w) for x, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+        return "\n".join([*shown, self.legend, "", *self.sentences()])
+
+    __repr__ = __str__
 
 
 _PARTS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
+
+
+def _short(x: float) -> str:
+    return f"{x:.1e}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def _share(x: float) -> str:

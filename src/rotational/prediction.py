@@ -53,7 +53,7 @@ class GroupPrediction:
 
     @property
     def timescale(self) -> float | None:
-        """1/(lr*weight_decay) in steps."""
+        """1/D, the steps over which past updates are forgotten: 1/(lr*weight_decay) where decay is decoupled."""
         return self._any(lambda e: e.timescale)
 
     def _any(self, read: Callable[[Equilibrium], float | None]) -> float | None:
@@ -88,7 +88,7 @@ class GroupPrediction:
         norm = f"norm {shown}" if shown else "norm needs the size of the gradient"
         return head + (
             f"rotation {_angle(self.rotation)}, {norm}, half-life {self.half_life:.0f} steps, "
-            f"1/(lr*wd) {self.timescale:.0f} steps"
+            f"timescale {self.timescale:.0f} steps"
         )
 
 
@@ -157,9 +157,11 @@ def predict(
         return Prediction(groups)
     steps = _check.whole("predict", "steps", steps)
     every = -(-steps // 2000) if every is None else _check.whole("predict", "every", every)
-    lrs = [float(g["lr"]) for g in optimizer.param_groups]
+    lrs: list[tuple[runs.Lr, float]] = [(float(g["lr"]), 1.0) for g in optimizer.param_groups]
     if scheduler is not None:
-        lrs = schedule.read_scheduler(scheduler, steps, call="predict")
+        places, stretches = schedule.stretches(scheduler, steps, call="predict")
+        courses = runs.courses(stretches)
+        lrs = [courses[place] for place in places]
         if _parameters(scheduler.optimizer) != _parameters(optimizer):
             raise ValueError(
                 f"predict(scheduler={type(scheduler).__name__}): it drives another optimizer. Give the scheduler that "
@@ -173,12 +175,13 @@ def predict(
         runs.Planned(
             rule=p.rule,
             lr=lr,
+            scale=factor,
             weight_decay=p.weight_decay,
             kinds=tuple(those),
             control=_control(group) if p.held else None,
             taken=int(group.get("steps", 0)),
         )
-        for p, lr, those, group in zip(groups, lrs, kinds, optimizer.param_groups, strict=True)
+        for p, (lr, factor), those, group in zip(groups, lrs, kinds, optimizer.param_groups, strict=True)
     ]
     outcomes = runs.forecasts(planned, steps, every)
     return Prediction(
@@ -251,7 +254,7 @@ def _outlook(f: Forecast) -> str:
         when = "never near the static rotation, 100% of the run away from it"
     else:
         when = f"near the static rotation from step {f.arrives:,}, {f.transient:.0%} of the run away from it"
-    norm = "" if f.norm is None else f", norm {f.norm[0]:.3g} to {f.norm[-1]:.3g}"
+    norm = "" if f.norm is None or f.initial is None else f", norm {f.initial:.3g} to {f.norm[-1]:.3g}"
     return f"{when}; rotation at 10/50/90/100% of the run {' '.join(parts)}{norm}"
 
 

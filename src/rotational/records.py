@@ -67,7 +67,7 @@ class Run:
 
     `groups` holds each param group's hyperparameters as plain data; `rules` the rule of each group as
     `Rule.as_dict` gives it, or None where the optimizer is not known and nobody named its rule. Both are as
-    they were when the group came into the log.
+    they were when the group came into the log. `resumed` says that the optimizer had taken steps before the log began.
     """
 
     title: str
@@ -78,6 +78,7 @@ class Run:
     versions: Mapping[str, str]
     every: int = 1
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    resumed: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ class Config:
     sequence_length   tokens in a sample; without it and `tokens`, samples are counted in place of tokens
     dataset_size      tokens (or samples) of an epoch; without it the run is one epoch
     width, parameters of the model; shape, (rows, columns), of the matrix that Muon's rotation depends on
+    noise_scale       batch size, in samples, at which a gradient is half mean and half noise; noise alone without it
+    size              weights of a neuron, gradient_norm the RMS norm of its gradient at |w| = 1 and at this batch size:
+                      what the rotation of L2 under Adam depends on
 
     Raises TypeError or ValueError for numbers out of range or that contradict each other.
 
@@ -42,14 +45,17 @@ class Config:
     parameters: float | None = None
     dataset_size: float | None = None
     shape: tuple[int, int] | None = None
+    noise_scale: float | None = None
+    size: int | None = None
+    gradient_norm: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("lr", "weight_decay", "batch_size", "steps"):
             object.__setattr__(self, name, _checked("Config", name, getattr(self, name)))
-        for name in ("width", "tokens", "sequence_length", "parameters", "dataset_size"):
+        for name in _OPTIONAL:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _checked("Config", name, value))
-        theory.equilibrium(self.rule, self.lr, self.weight_decay, shape=self.shape)  # refuses what can have none
+        self.equilibrium  # noqa: B018  refuses what can have none
         step = self.batch_size * (self.sequence_length or math.inf)
         if self.tokens is not None and abs(self.tokens - self.steps * step) >= step < math.inf:
             raise ValueError(
@@ -63,9 +69,19 @@ class Config:
         return "samples" if self.tokens is None and self.sequence_length is None else "tokens"
 
     @property
+    def equilibrium(self) -> theory.Equilibrium:
+        """What these hyperparameters come to, of noise alone."""
+        return theory.equilibrium(
+            self.rule, self.lr, self.weight_decay, size=self.size, gradient_norm=self.gradient_norm, shape=self.shape
+        )
+
+    @property
     def data(self) -> float:
         """Tokens (or samples) of the whole run."""
         return self.tokens or float(self.batch_size * self.steps * (self.sequence_length or 1))
+
+
+_OPTIONAL = ("width", "tokens", "sequence_length", "parameters", "dataset_size", "noise_scale", "size", "gradient_norm")
 
 
 @dataclass(frozen=True)
@@ -73,18 +89,20 @@ class Scaled(Config):
     """The run as one rule would have it (a Config, to be retargeted again), and the equilibrium that it gives.
 
     changes      betas and eps, where the rule moves them
-    rotation     radians per step at rest
-    timescale    steps that the weights remember, 1/(lr*weight_decay); also in tokens (or samples) and in epochs, and
-                 as a share of the run
+    drift        |E g|/|g|, the share of the gradient that is its mean; None without a noise_scale
+    rotation     radians per step at rest, of noise alone: what a mean adds, forecast(drift=row.drift) follows
+    timescale    steps that the weights remember, 1/(lr*weight_decay) under a decoupled decay; also in tokens (or
+                 samples) and in epochs, and as a share of the run
     transient    steps from far below to within 5% of the norm at rest; also as a share of the run
 
-    None stands where theory would need more: the gradient's size for L2 with Adam, the shape for Muon.
+    None stands where theory would need more: size and gradient_norm for L2 with Adam, the shape for Muon.
     """
 
     rule_name: str = "now"
     assumption: str = ""
     source: str = ""
     changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    drift: float | None = None
     rotation: float | None = None
     timescale: float | None = None
     timescale_tokens: float | None = None
@@ -119,13 +137,16 @@ class Retargeting(Sequence[Scaled]):
         return {"unit": self.now.unit, "now": now, "rows": rows, "left_out": dict(self.left_out)}
 
     def __str__(self) -> str:
-        heads = ("rule", "lr", "weight_decay", "changed", "batch", "steps", "width", "rad/step", "timescale: steps")
-        table: list[tuple[str, ...]] = [(*heads, self.now.unit, "epochs", "of run", "transient", "of run")]
+        heads = ("rule", "lr", "weight_decay", "changed", "batch", "steps", "width", "signal", "gradient", "rad/step")
+        table: list[tuple[str, ...]] = [
+            (*heads, "timescale: steps", self.now.unit, "epochs", "of run", "transient", "of run")
+        ]
         for r in (self.now, *self):
             run = (_shown(r.lr), _shown(r.weight_decay), ", ".join(f"{k} {_shown(x)}" for k, x in r.changes.items()))
-            size = (r.batch_size, r.steps, r.width, r.rotation, r.timescale, r.timescale_tokens, r.timescale_epochs)
+            size = (r.batch_size, r.steps, r.width, r.drift, r.gradient_norm, r.rotation)
+            lasts = (r.timescale, r.timescale_tokens, r.timescale_epochs)
             arrival = (_percent(r.timescale_share), _shown(r.transient), _percent(r.transient_share))
-            table.append((r.rule_name, *run, *map(_shown, size), *arrival))
+            table.append((r.rule_name, *run, *map(_shown, (*size, *lasts)), *arrival))
         columns = [column for column in zip(*table, strict=True) if any(column[1:])]
         widths = [max(map(len, column)) for column in columns]
         padded = [[cell.rjust(w) for cell in column] for column, w in zip(columns, widths, strict=True)]
@@ -185,8 +206,9 @@ def retarget(
             rows.append(_scaled(config, target, law, ratios))
         except ValueError as error:  # a beta below 0, or a step that would take off the whole weight
             left_out[law.name.partition(" + ")[0] if law.betas else law.name] = str(error)
-    notes = _notes([law for law in (*run, *wide) if law.name not in left_out], rows)
-    return Retargeting(_scaled(config, {}, None, {}), rows, left_out, notes)
+    now = _scaled(config, {}, None, {})
+    notes = _notes([law for law in (*run, *wide) if law.name not in left_out], now, rows)
+    return Retargeting(now, rows, left_out, notes)
 
 
 def _target(config: Config, new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
@@ -212,6 +234,9 @@ def _target(config: Config, new: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     target["tokens"] = None if config.sequence_length or not config.tokens else d * config.tokens
     target["parameters"] = config.parameters and n * config.parameters
     target["shape"] = config.shape and tuple(round(m * size) for size in config.shape)
+    target["size"] = config.size and round(m * config.size)
+    _, gradient = scaling.signal(config.noise_scale, batch_size, config.batch_size)
+    target["gradient_norm"] = config.gradient_norm and gradient * config.gradient_norm
     # An epoch is as long as before, or it is the run.
     e = d if config.dataset_size is None else 1.0
     return target, {"batch": b, "data": d, "width": m, "parameters": n, "epoch": e}
@@ -229,8 +254,10 @@ def _scaled(config: Config, target: Mapping[str, Any], law: Law | None, ratios: 
         told.update(rule=rule, lr=config.lr * by, weight_decay=decay, changes=changes)
         told.update(rule_name=law.name, assumption=law.assumption, source=law.source)
     run = Config(**{name: told[name] for name in (f.name for f in fields(Config))})
-    state = theory.equilibrium(run.rule, run.lr, run.weight_decay, shape=run.shape)
+    state = run.equilibrium
     told.update(rotation=state.rotation)
+    if run.noise_scale is not None:
+        told.update(drift=scaling.signal(run.noise_scale, run.batch_size, run.batch_size)[0])
     if (steps := state.timescale) is not None:
         tokens = steps * run.data / run.steps
         told.update(timescale=steps, timescale_tokens=tokens, timescale_share=steps / run.steps)
@@ -242,9 +269,20 @@ def _scaled(config: Config, target: Mapping[str, Any], law: Law | None, ratios: 
     return Scaled(**told)
 
 
-def _notes(laws: Sequence[Law], rows: Sequence[Scaled]) -> list[str]:
+def _notes(laws: Sequence[Law], before: Scaled, rows: Sequence[Scaled]) -> list[str]:
     """What is said below the table: assumptions and sources, and what the numbers leave open."""
     notes = [f"{law.name}: {law.assumption} [{law.source}]" for law in laws]
+    now, then = (row.drift for row in (before, rows[-1])) if rows else (None, None)
+    if now is not None and then is not None and now != then:
+        notes.append(
+            f"Signal: the mean is {now:.2g} of the gradient's RMS norm at batch size {before.batch_size:,}, and "
+            f"{then:.2g} at {rows[-1].batch_size:,} [McCandlish et al. 2018 (arXiv 1812.06162)]; rotation and "
+            "transient are those of noise alone, and forecast(..., drift=row.drift) follows the mean too."
+        )
+    if now is None and before.gradient_norm and any(row.gradient_norm != before.gradient_norm for row in rows):
+        notes.append(
+            "gradient_norm: it falls as 1/sqrt(batch size), as noise does; Config(noise_scale=) counts the mean."
+        )
     if any(row.rule.decay == "independent" for row in rows):
         notes.append("weight_decay is not multiplied by lr here: it moves as lr*weight_decay does in these sentences.")
     for row in rows[-1:]:
@@ -260,7 +298,7 @@ def _notes(laws: Sequence[Law], rows: Sequence[Scaled]) -> list[str]:
 
 
 def _checked(call: str, name: str, value: Any) -> float:
-    if name in ("batch_size", "steps", "width", "sequence_length"):
+    if name in ("batch_size", "steps", "width", "sequence_length", "size"):
         return _check.whole(call, name, value)
     hint = "Without weight decay there is no equilibrium to keep." if name == "weight_decay" else ""
     return _check.number(call, name, value, low=0, above=True, hint=hint)

@@ -194,10 +194,8 @@ def rmsprop(
     alpha = _check.number("rmsprop", "alpha", alpha, low=0, high=1, below=True)
     momentum = _check.number("rmsprop", "momentum", momentum, low=0, high=1, below=True)
     eps = _check.number("rmsprop", "eps", eps, low=0)
-    if kurtosis is not None:
-        kurtosis = _check.number("rmsprop", "kurtosis", kurtosis, low=1)
     memory = memories.heavy_ball(momentum) if momentum else memories.NONE
-    scale = Rms(alpha, eps, unbiased=False, first=True, centered=centered, kurtosis=kurtosis)
+    scale = Rms(alpha, eps, unbiased=False, first=True, centered=centered, kurtosis=_kurtosis("rmsprop", kurtosis))
     return Rule(memory, scale, "coupled", "rmsprop")
 
 
@@ -234,14 +232,7 @@ def signum(momentum: float = 0.9, nesterov: bool = False, *, decay: Decay = "dec
     momentum = _check.number("signum", "momentum", momentum, low=0, high=1, below=True)
     if nesterov and momentum == 0:
         raise ValueError("signum(nesterov=True, momentum=0): Nesterov momentum needs momentum > 0.")
-    memory = (
-        memories.NONE
-        if momentum == 0
-        else memories.nesterov_ema(momentum, unbiased=False)
-        if nesterov
-        else memories.look_ahead(momentum, momentum)
-    )
-    return Rule(memory, Sign(), _decay("signum", decay), "signum")
+    return Rule(_plain_average(momentum, nesterov), Sign(), _decay("signum", decay), "signum")
 
 
 def muon(
@@ -269,14 +260,7 @@ def muon(
         ns_steps = _check.whole("muon", "ns_steps", ns_steps)
     if adjust_lr_fn is not None:
         _check.choice("muon", "adjust_lr_fn", adjust_lr_fn, ("original", "match_rms_adamw"))
-    memory = (
-        memories.NONE
-        if momentum == 0
-        else memories.nesterov_ema(momentum, unbiased=False)
-        if nesterov
-        else memories.look_ahead(momentum, momentum)
-    )
-    return Rule(memory, Polar(ns_steps, adjust_lr_fn), _decay("muon", decay), "muon")
+    return Rule(_plain_average(momentum, nesterov), Polar(ns_steps, adjust_lr_fn), _decay("muon", decay), "muon")
 
 
 def _adam(
@@ -284,9 +268,18 @@ def _adam(
 ) -> Rule:
     b1, b2 = _check.pair(name, "betas", betas)
     eps = _check.number(name, "eps", eps, low=0)
-    if kurtosis is not None:
-        kurtosis = _check.number(name, "kurtosis", kurtosis, low=1)
-    return Rule(memory(b1), Rms(b2, eps, kurtosis=kurtosis), _decay(name, decay), name)
+    return Rule(memory(b1), Rms(b2, eps, kurtosis=_kurtosis(name, kurtosis)), _decay(name, decay), name)
+
+
+def _plain_average(momentum: float, nesterov: bool) -> Memory:
+    """A moving average that is not corrected for its start: what follows has one length, whatever comes in."""
+    if momentum == 0:
+        return memories.NONE
+    return memories.nesterov_ema(momentum, unbiased=False) if nesterov else memories.look_ahead(momentum, momentum)
+
+
+def _kurtosis(call: str, kurtosis: float | None) -> float | None:
+    return None if kurtosis is None else _check.number(call, "kurtosis", kurtosis, low=1)
 
 
 def _decay(call: str, decay: str) -> Decay:

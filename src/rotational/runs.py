@@ -6,7 +6,7 @@ propagated together, whatever their groups, sizes, norms and peak learning rates
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -37,7 +37,9 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Planned:
-    """A param group: its rule, its lr at each step, and the neurons in it; `control` where rotation is held."""
+    """A param group: its rule, its lr at each step (times `scale`), and the neurons in it; `control` where rotation is
+    held. Groups that share an lr array are propagated together.
+    """
 
     rule: Rule
     lr: Lr
@@ -45,6 +47,12 @@ class Planned:
     kinds: tuple[Kind, ...]
     control: Control | None = None
     taken: int = 0
+    scale: float = 1.0
+
+    @property
+    def top(self) -> float:
+        """The highest lr."""
+        return self.scale * float(np.max(self.lr))
 
 
 class Outcome(NamedTuple):
@@ -73,22 +81,22 @@ def forecasts(groups: Sequence[Planned], steps: int, every: int) -> list[Outcome
     """One outcome for each group."""
     # L2 of nothing is no decay, and then nothing depends on the size of Adam's gradient.
     groups = [replace(g, rule=replace(g.rule, decay="decoupled")) if g.weight_decay == 0 else g for g in groups]
-    rates = _Rates()
     found: dict[int, Outcome] = {}
     batches: dict[Any, Columns] = {}
     for i, group in enumerate(groups):
         if group.control is not None:
             found[i] = _held(group, steps, every)
-        elif reason := _lacks(group, rates):
+        elif reason := _lacks(group):
             found[i] = Outcome(None, reason)
         else:
             for k, kind in enumerate(group.kinds):
                 shape = kind.matrix if isinstance(group.rule.scale, Polar) else None
-                key = (group.rule, group.weight_decay, rates.course(group.lr), shape)
+                course = id(group.lr) if isinstance(group.lr, np.ndarray) else None
+                key = (group.rule, group.weight_decay, course, shape)
                 batches.setdefault(key, []).append((i, k))
     columns: dict[tuple[int, int], tuple[Forecast, int] | str] = {}
     for (*_, shape), members in batches.items():
-        columns |= _together(groups, members, rates, steps, every, shape)
+        columns |= _together(groups, members, steps, every, shape)
     for i, group in enumerate(groups):
         if i not in found:
             parts = [columns[i, k] for k in range(len(group.kinds))]
@@ -101,59 +109,55 @@ def forecasts(groups: Sequence[Planned], steps: int, every: int) -> list[Outcome
     return [found[i] for i in range(len(groups))]
 
 
-class _Rates:
-    """Learning rates of many groups: their peaks, and which of them go the same way, each being read once."""
+def courses(stretches: Iterable[list[np.ndarray]]) -> list[tuple[np.ndarray, float]]:
+    """Learning rates, read a stretch of steps after another, as (course, factor): multiples of one course share it.
 
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[Lr, float, list[int]]] = {}
-        self._leads: list[np.ndarray] = []
+    Only courses are kept whole, however many groups there are: 8 bytes a step for each.
 
-    def top(self, lr: Lr) -> float:
-        """The highest."""
-        return self._of(lr)[1] if isinstance(lr, np.ndarray) else lr
-
-    def course(self, lr: Lr) -> int:
-        """A number that multiples of one schedule share; -1 for all constants."""
-        if not isinstance(lr, np.ndarray):
-            return -1
-        _, top, course = self._of(lr)
-        if not course:
-            same = (i for i, lead in enumerate(self._leads) if _multiple(lead, self.top(lead), lr, top))
-            course.append(next(same, len(self._leads)))
-            if course[0] == len(self._leads):
-                self._leads.append(lr)
-        return course[0]
-
-    def _of(self, lr: np.ndarray) -> tuple[Lr, float, list[int]]:
-        if id(lr) not in self._known:
-            self._known[id(lr)] = (lr, float(np.max(lr)), [])  # the array too, so that no other takes its id
-        return self._known[id(lr)]
+    >>> courses(iter([[np.array([1.0, 0.5]), np.array([3.0, 1.5])], [np.array([0.25]), np.array([0.75])]]))
+    [(array([1.  , 0.5 , 0.25]), 1.0), (array([1.  , 0.5 , 0.25]), 3.0)]
+    """
+    leads: dict[int, list[np.ndarray]] = {}
+    follows: dict[int, tuple[int, float]] = {}
+    for part in stretches:
+        for j, x in enumerate(part):
+            if j in leads:
+                leads[j].append(x)
+            elif j not in follows:
+                found = ((i, _factor(part[i], x)) for i in leads)
+                i, factor = next(((i, factor) for i, factor in found if factor is not None), (j, 1.0))
+                follows[j] = (i, factor)
+                if i == j:
+                    leads[j] = [x]
+            elif not _multiple(part[follows[j][0]], x, follows[j][1]):
+                i, factor = follows[j]  # which parts here, after so many steps on one course
+                leads[j], follows[j] = [*(factor * y for y in leads[i][:-1]), x], (j, 1.0)
+    whole = {i: np.concatenate(parts) for i, parts in leads.items()}
+    return [(whole[i], factor) for _, (i, factor) in sorted(follows.items())]
 
 
-_CHUNK = 16384
-"""Steps compared at once: few enough to stay in the cache."""
+def _factor(lead: np.ndarray, x: np.ndarray) -> float | None:
+    """What one is to be multiplied by to be the other; None where no number does it, or any does."""
+    k = int(np.argmax(lead))
+    factor = float(x[k] / lead[k]) if lead[k] > 0 else 0.0
+    return factor if factor > 0 and _multiple(lead, x, factor) else None
 
 
-def _multiple(a: np.ndarray, top_a: float, b: np.ndarray, top_b: float) -> bool:
-    """Whether b is a times one number, to within the rounding of schedulers that multiply step by step."""
-    ratio, near = top_b / top_a, (1e-11 * top_b) ** 2
-    for start in range(0, len(a), _CHUNK):
-        apart = a[start : start + _CHUNK] * ratio
-        apart -= b[start : start + _CHUNK]
-        if not float(apart @ apart) <= near:
-            return False
-    return True
+def _multiple(lead: np.ndarray, x: np.ndarray, factor: float) -> bool:
+    """Whether x is that many times the other, to within the rounding of schedulers that multiply step by step."""
+    apart = lead * factor - x
+    return bool(apart @ apart <= (1e-11 * float(np.max(x, initial=0.0))) ** 2)
 
 
 _NOTHING: dict[str, np.ndarray | None] = {"norm": None, "size": np.array([2.0]), "gradient_norm": np.array([1.0])}
 
 
-def _lacks(group: Planned, rates: _Rates) -> str:
+def _lacks(group: Planned) -> str:
     """What a forecast of this group would need, in words; nothing if it has all."""
     raw, shaped = (isinstance(group.rule.scale, kind) for kind in (Raw, Polar))
     if not group.kinds:
         return "no neurons, nothing that rotates"
-    if rates.top(group.lr) == 0:
+    if group.top == 0:
         return "nothing moves"
     if not shaped and theory.depends_on_gradient(setting_of("predict", group.rule, _NOTHING, 1)):
         return GRADIENT
@@ -165,11 +169,11 @@ def _lacks(group: Planned, rates: _Rates) -> str:
 
 
 def _together(
-    groups: Sequence[Planned], members: Columns, rates: _Rates, steps: int, every: int, shape: Shape | None
+    groups: Sequence[Planned], members: Columns, steps: int, every: int, shape: Shape | None
 ) -> dict[tuple[int, int], tuple[Forecast, int] | str]:
     """For each neuron of a batch the forecast that holds it and its column there, or why there is none."""
     first, kinds = groups[members[0][0]], [groups[i].kinds[k] for i, k in members]
-    tops = np.array([rates.top(groups[i].lr) for i, _ in members])
+    tops = np.array([groups[i].top for i, _ in members])
     norms, notes = _norms(first, kinds, tops, shape)
     arrays = {"norm": norms, "size": np.array([float(kind.size) for kind in kinds]), "gradient_norm": None}
     try:
@@ -183,7 +187,7 @@ def _together(
             norms,
             every,
             known=known(setting, arrays),
-            scale=tops / rates.top(first.lr),
+            scale=tops / first.top * first.scale,
         )
     except ValueError as error:
         own = {i: [member for member in members if member[0] == i] for i, _ in members}
@@ -193,7 +197,7 @@ def _together(
         return {
             member: column
             for alone in own.values()
-            for member, column in _together(groups, alone, rates, steps, every, shape).items()
+            for member, column in _together(groups, alone, steps, every, shape).items()
         }
     whole = replace(whole, notes=(*whole.notes, *notes))
     return {member: (whole, column) for column, member in enumerate(members)}
@@ -234,7 +238,8 @@ def _gathered(parts: Sequence[tuple[Forecast, int]]) -> Forecast:
         if isinstance(x, np.ndarray) and x.ndim == 2:
             together[f.name] = np.stack([getattr(whole, f.name)[:, column] for whole, column in parts], axis=1)
     notes = dict.fromkeys(note for whole, _ in parts for note in whole.notes)
-    return replace(first, notes=tuple(notes), **together)
+    initial = None if first.initial is None else np.array([whole.initial[column] for whole, column in parts])
+    return replace(first, notes=tuple(notes), initial=initial, **together)
 
 
 def _held(group: Planned, steps: int, every: int) -> Outcome:
@@ -242,7 +247,7 @@ def _held(group: Planned, steps: int, every: int) -> Outcome:
     control = group.control
     assert control is not None
     step = np.arange(every, steps + 1, every) if steps >= every else np.array([steps])
-    lr = group.lr[step - 1] if isinstance(group.lr, np.ndarray) else np.full(len(step), group.lr)
+    lr = group.scale * (group.lr[step - 1] if isinstance(group.lr, np.ndarray) else np.full(len(step), group.lr))
     try:
         rotation = np.array(
             [
@@ -270,6 +275,7 @@ def _held(group: Planned, steps: int, every: int) -> Outcome:
             static_norm=norm,
             reached=np.ones(shape),
             timescale=timescale,
+            initial=None if norm is None else norm[0],
             held=True,
             lr=lr_t,
             rotation=turned,

@@ -115,6 +115,26 @@ def with_betas(rule: Rule, batch: float) -> tuple[Rule, dict[str, Any]]:
     return replace(rule, memory=ema(b1) if adam else NONE, scale=scale), {**changes, "eps": scale.eps}
 
 
+def signal(noise_scale: float | None, batch_size: float, before: float) -> tuple[float, float]:
+    """(drift, factor of gradient_norm) at a batch size, from a gradient measured at the batch size `before`.
+
+        drift^2 = B/(B + noise_scale),    E|g|^2 = |G|^2 (1 + noise_scale/B)
+
+    G is the mean and `noise_scale` the batch size at which noise is as large as it; None stands for noise alone.
+
+    >>> signal(768, batch_size=256, before=64)
+    (0.5, 0.5547001962252291)
+    >>> signal(None, batch_size=256, before=64)
+    (0.0, 0.5)
+
+    Source: McCandlish et al. 2018 (arXiv 1812.06162), section 2.2.
+    """
+    if noise_scale is None:
+        return 0.0, math.sqrt(before / batch_size)
+    squares = (1 + noise_scale / batch_size) / (1 + noise_scale / before)
+    return math.sqrt(batch_size / (batch_size + noise_scale)), math.sqrt(squares)
+
+
 GOYAL = "Goyal et al. 2017 (arXiv 1706.02677)"
 KOSSON = "Kosson, Messmer, Jaggi 2024 (arXiv 2305.17212)"
 MALLADI = "Malladi et al. 2022 (arXiv 2205.10287)"
@@ -130,7 +150,11 @@ NO_L2 = (
 TPP_FACTOR, TPP_EXPONENT = 1.084, -0.527
 """B/(lr wd D), the timescale as a share of the run, is 1.084 (tokens per parameter)^-0.527: fit of Bergsma et al."""
 
-UNCHANGED = Law("unchanged", {}, {}, "lr and weight_decay stay, so the equilibrium stays what it is per step.", NOBODY)
+UNCHANGED = Law(
+    "unchanged", {}, {},
+    "lr and weight_decay stay, and the equilibrium with them, unless it depends on the gradient's size (L2).",
+    NOBODY,
+)  # fmt: skip
 LINEAR = Law(
     "linear", {"batch": 1.0}, {"batch": 1.0},
     "Gradients hardly change from step to step, so that one step can do the work of several; weight_decay stays, and "

@@ -83,19 +83,18 @@ def values(call: str, name: str, schedule: Any, steps: int) -> float | np.ndarra
     return _numbers(call, name, _plain(cut), "[{}]")
 
 
-def read_scheduler(scheduler: Any, steps: int, *, call: str = "read_scheduler") -> list[np.ndarray]:
-    """The learning rates that a scheduler of torch is going to set: one array [steps] for each param group.
+def read_scheduler(scheduler: Any, steps: int, *, every: int = 1, call: str = "read_scheduler") -> list[np.ndarray]:
+    """The learning rates that a scheduler of torch is going to set: one array for each param group.
 
-    Entry t is the rate of optimizer step t from now (0: the next), if `scheduler.step()` follows every
-    optimizer step; all as torch computes them, bit for bit. Groups that go the same way share one array, which
-    is read-only. Schedulers of every kind that step without arguments are read, part-way and nested too; what
-    else they set (OneCycleLR and CyclicLR the momentum) is passed over.
+    Entry t is the rate of optimizer step t from now (0: the next), if `scheduler.step()` follows every optimizer step;
+    all as torch computes them, bit for bit. `every` keeps one in so many, those that a `Forecast` keeps. Groups that
+    go the same way share one array, which is read-only. Schedulers of every kind that step without arguments are
+    read, part-way and nested too; what else they set (OneCycleLR and CyclicLR the momentum) is passed over.
 
-    A copy is stepped, and the scheduler and its optimizer stay as they are. Functions inside it (of LambdaLR,
-    say) are called and not copied, so they should depend on their argument alone.
-
-    Raises TypeError for what is no scheduler; ValueError for ReduceLROnPlateau, which waits for losses, for one
-    that cannot be copied, and for one that raises or sets what is not finite and 0 or above, with the step.
+    A copy is stepped, and the scheduler and its optimizer stay as they are. Functions inside it (of LambdaLR, say) are
+    called and not copied, so they should depend on their argument alone. Raises TypeError for what is no scheduler;
+    ValueError for ReduceLROnPlateau, which waits for losses, for one that cannot be copied, and for one that raises or
+    sets what is not finite and 0 or above, with the step.
 
     >>> import torch
     >>> opt = torch.optim.SGD([torch.ones(1)], lr=0.1)
@@ -103,6 +102,24 @@ def read_scheduler(scheduler: Any, steps: int, *, call: str = "read_scheduler") 
     >>> read_scheduler(scheduler, 2)
     [array([0.1 , 0.05])]
     """
+    every, at = _check.whole(call, "every", every), 0
+    places, parts = stretches(scheduler, steps, call=call)
+    kept: list[list[np.ndarray]] = [[] for _ in set(places)]
+    for part in parts:
+        for column, x in zip(kept, part, strict=True):
+            column.append(x[(every - 1 - at) % every :: every])
+        at += len(part[0])
+    arrays = [np.concatenate(column) for column in kept]
+    for x in arrays:
+        x.flags.writeable = False
+    return [arrays[place] for place in places]
+
+
+STRETCH = 16384  # steps that are read at once: few enough to stay in the cache
+
+
+def stretches(scheduler: Any, steps: int, *, call: str) -> tuple[list[int], Iterator[list[np.ndarray]]]:
+    """What `read_scheduler` reads, a stretch of steps after another: (the course of each group, arrays of courses)."""
     if not _is_scheduler(scheduler):
         raise TypeError(f"{call}: expected a scheduler of torch.optim.lr_scheduler, got {type(scheduler).__name__}.")
     steps, where = _check.whole(call, "steps", steps), f"{call}({type(scheduler).__name__})"
@@ -114,22 +131,8 @@ def read_scheduler(scheduler: Any, steps: int, *, call: str = "read_scheduler") 
     stand_in = _copied(scheduler, where)
     places = _merged(stand_in)
     reading = _Reading(stand_in.optimizer.param_groups)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, about the order of steps: no optimizer steps here
-        try:
-            reading.advance(stand_in, steps - 1)
-        except Exception as error:
-            raise ValueError(f"{where}: no learning rate for step {reading.at}: {_told(error)}.") from error
-    arrays = [np.frombuffer(column) for column in reading.columns]
-    for i, x in enumerate(arrays):
-        if (bad := ~(np.isfinite(x) & (x >= 0))).any():
-            t = int(bad.argmax())
-            raise ValueError(
-                f"{where}: group {places.index(i)} has lr={float(x[t])!r} at step {t}; expected a finite number, "
-                "0 or above."
-            )
-        x.flags.writeable = False
-    return [arrays[place] for place in places]
+    ends = range(STRETCH, steps + STRETCH, STRETCH)
+    return places, (reading.upto(min(end, steps), stand_in, where, places) for end in ends)
 
 
 # Numbers ----------------------------------------------------------------------------------------------------
@@ -185,16 +188,14 @@ def _told(error: Exception) -> str:
 
 # Schedulers -------------------------------------------------------------------------------------------------
 
+# all that torch's schedulers keep for each param group: in it, and in lists of their own
 _GROUP = ("lr", "initial_lr", "max_lr", "min_lr")
 _LISTS = ("base_lrs", "max_lrs", "lr_lambdas", "base_momentums", "max_momentums", "_last_lr")
-"""All that torch's schedulers keep for each param group: in it, and in lists of their own."""
-
 _STEPPING = (
     *("LambdaLR", "MultiplicativeLR", "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR"),
     *("CosineAnnealingLR", "PolynomialLR", "OneCycleLR", "CyclicLR"),
 )
 """Those whose step is that of the base class: count, `get_lr()`, set."""
-
 _NESTING = ("CosineAnnealingWarmRestarts", "SequentialLR", "ChainedScheduler")
 
 
@@ -275,10 +276,7 @@ def _parts(x: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _merged(scheduler: Any) -> list[int]:
-    """Keep, of the groups that go the same way, one; return where each group's is among those kept.
-
-    For torch's own classes only: of others it is not known what tells groups apart.
-    """
+    """Keep one of the groups that go the same way, as far as torch's own classes tell; where each group's is then."""
     groups, tree = scheduler.optimizer.param_groups, list(_tree(scheduler))
     lists = [(vars(s), key) for s in tree for key in _LISTS if key in vars(s)]
     if None in map(_kind, tree) or any(len(held[key]) != len(groups) for held, key in lists):
@@ -308,16 +306,35 @@ class _Reading:
     def __init__(self, groups: list[dict[str, Any]]) -> None:
         self.groups = groups
         self.columns = [array("d", [float(group["lr"])]) for group in groups]
-        self._ahead = 0
+        self._ahead = self._before = 0
 
     @property
     def at(self) -> int:
         """The step whose rate is sought."""
-        return min(map(len, self.columns)) + self._ahead
+        return self._before + min(map(len, self.columns)) + self._ahead
+
+    def upto(self, end: int, scheduler: Any, where: str, places: list[int]) -> list[np.ndarray]:
+        """Rates up to step `end`, from where this was called last; errors speak of the group at one of `places`."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about the order of steps: no optimizer steps here
+            try:
+                self.advance(scheduler, end - self.at)
+            except Exception as error:
+                raise ValueError(f"{where}: no learning rate for step {self.at}: {_told(error)}.") from error
+        found = [np.frombuffer(column) for column in self.columns]
+        for i, x in enumerate(found):
+            if (bad := ~(np.isfinite(x) & (x >= 0))).any():
+                t = int(bad.argmax())
+                raise ValueError(
+                    f"{where}: group {places.index(i)} has lr={float(x[t])!r} at step {self._before + t}; expected a "
+                    "finite number, 0 or above."
+                )
+        self._before, self.columns = end, [array("d") for _ in found]
+        return found
 
     def advance(self, scheduler: Any, steps: int) -> None:
         """Read on for so many steps."""
-        kind = _kind(scheduler)
+        kind = _kind(scheduler) if steps else "none"
         if kind == "SequentialLR" and scheduler._milestones == sorted(scheduler._milestones):
             self._sequence(scheduler, steps)
         elif kind in _STEPPING and not any(_is_tensor(group["lr"]) for group in self.groups):

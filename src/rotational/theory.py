@@ -106,7 +106,8 @@ def equilibrium(
         raise ValueError(f"{call}({rule.name}): decay this strong makes the step unstable; lower lr*weight_decay.")
     moved = law.noise + law.pull * square
     rotation = float(
-        settled.turn(square, square, 0.0, moved) * scatter.turning(setting, scatter.at_rest(setting, law.delta))
+        settled.turn(square, square, 0.0, moved)
+        * scatter.turning(setting, scatter.turned(setting, law.scatter, law.radial))
     )
     known = gradient_norm is not None if isinstance(rule.scale, Raw) else setting.known
     norm, update = (math.sqrt(square), math.sqrt(moved)) if known else (None, None)
@@ -237,5 +238,4 @@ def decay_gain(rule: Rule) -> float:
     >>> round(decay_gain(rules.sgd(momentum=0.9)), 6), decay_gain(rules.adamw())
     (10.0, 1.0)
     """
-    m = rule.memory
-    return m.new + m.old * m.inflow / (1 - m.decay) if rule.decay == "coupled" else 1.0
+    return rule.memory.total if rule.decay == "coupled" else 1.0

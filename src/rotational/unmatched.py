@@ -62,7 +62,7 @@ def _plain(pair: Pair) -> list[str]:
             "them to another optimizer with an lr of its own."
         ]
     raw = [isinstance(r.scale, Raw) for r in (rule, target)]
-    reach = [r.memory.new + r.memory.old * r.memory.inflow / (1 - r.memory.decay) for r in (rule, target)]
+    reach = [r.memory.total for r in (rule, target)]
     if raw[0] != raw[1]:
         names = (pair.source, target.name) if raw[0] else (target.name, pair.source)
         lrs = (pair.lr * reach[0], pair.new_lr) if raw[0] else (pair.new_lr * reach[1], pair.lr)

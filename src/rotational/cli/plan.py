@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from rotational import shapes
-from rotational.advice import settles
 from rotational.cli import kinds
 from rotational.cli import options as shared
 from rotational.cli.drawing import drawn
 from rotational.cli.options import Commands
 from rotational.cli.planned import FINE, Plan, made
-from rotational.outlook import Forecast
+from rotational.outlook import AtBatchSize, BatchSizes
 
 COARSE = 2000
 """Values of a series that are written as JSON."""
+_ASKED = (
+    *("lr", "weight_decay", "steps", "schedule", "warmup", "min_lr", "milestones", "gamma"),
+    *("batch_size", "noise_scale"),
+)
 LEGEND = (
     "norm at the start and the end; rotation in rad/step at its peak, 50% and 90% of the run; there, as a ratio to the "
     "static formula; the step from which it stays within 10% of that; the share of steps that are not."
@@ -43,7 +45,19 @@ def add(commands: Commands) -> None:
     plan.add_argument("--warmup", type=int, default=0, metavar="STEPS", help="steps of linear warm-up (default 0)")
     plan.add_argument("--min-lr", type=float, default=0.0, help="where a falling schedule ends (default 0)")
     plan.add_argument("--decay-share", type=float, help="wsd: share of the run in which lr falls (default 0.2)")
+    plan.add_argument(
+        "--milestones", type=int, nargs="+", metavar="STEP", help="step: where lr falls, as in torch's MultiStepLR"
+    )
+    plan.add_argument("--gamma", type=float, help="step: what lr is multiplied by there (default 0.1)")
     plan.add_argument("--batch-size", type=int, help="to give the timescale in samples too")
+    plan.add_argument(
+        "--batch-sizes", type=int, nargs="+", metavar="B", help="others to compare (default: a quarter, four times)"
+    )
+    plan.add_argument(
+        "--noise-scale",
+        type=float,
+        help="batch size at which a gradient is half mean, half noise: compares batch sizes",
+    )
     plan.add_argument("--fan-in", type=int, action="append", metavar="N", help="weights of a neuron; may be repeated")
     plan.add_argument("--norm", type=float, help="initial length of a neuron (default: 0.577, that of torch.nn.Linear)")
     plan.add_argument(
@@ -78,6 +92,8 @@ def run(options: argparse.Namespace) -> int:
     console.print(shown)
     console.print(LEGEND, style="dim")
     console.print()
+    if plan.batches is not None:
+        _compared(console, plan.batches, plan.kinds[0].name)
     colours = {"Warning": "yellow", "Suggestion": "green", "Note": "cyan"}
     for kind, sentence in sentences(plan):
         console.print(Text.assemble((f"{kind}:", colours[kind]), " ", sentence))
@@ -86,6 +102,21 @@ def run(options: argparse.Namespace) -> int:
     if options.html is not None:
         console.print(f"Page: {options.html}", markup=False, soft_wrap=True)
     return 0
+
+
+def _compared(console: Console, batches: BatchSizes, name: str) -> None:
+    titles, *rows = batches.table()
+    shown = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="bold")
+    for title in titles:
+        shown.add_column(title, justify="right", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    console.print(Text.assemble(("The same lr, weight decay and data at other batch sizes", "bold"), f" ({name})"))
+    console.print(shown)
+    console.print(batches.legend, style="dim")
+    for sentence in batches.sentences():
+        console.print(sentence, style="dim")
+    console.print()
 
 
 # To read --------------------------------------------------------------------------------------------------------
@@ -113,7 +144,7 @@ def table(plan: Plan) -> tuple[list[str], list[list[str]]]:
     for kind, f in zip(plan.kinds, plan.forecasts, strict=True):
         middle, late = (f.at(max(int(f.step[0]), int(f.step[-1] * part))) for part in (0.5, 0.9))
         ratio = late["rotation"] / late["static"] if late["static"] > 0 else math.nan
-        at = settles(f)
+        at = f.settles
         rows.append(
             [
                 kind.name,
@@ -150,23 +181,18 @@ def as_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain data; null stands for infinity and for what is not known."""
     o = plan.options
 
-    def plain(x: Any) -> Any:
-        if isinstance(x, np.ndarray):
-            return [plain(v) for v in x.tolist()]
-        return None if isinstance(x, float) and not math.isfinite(x) else x
-
     every = max(1, o.steps // COARSE) // max(1, o.steps // FINE)
-    kept = [_thinned(f, every) for f in plan.forecasts]
+    kept = [f.thinned(every) for f in plan.forecasts]
     return {
         "rule": plan.rule.as_dict(),
-        **{k: getattr(o, k) for k in ("lr", "weight_decay", "steps", "schedule", "warmup", "min_lr", "batch_size")},
+        **{k: getattr(o, k) for k in _ASKED if getattr(o, k) is not None},
         "kinds": [
             {
                 "name": kind.name,
                 "size": kind.size,
                 "norm": kind.norm,
                 "arrives": f.arrives,
-                "settles": settles(f),
+                "settles": f.settles,
                 "transient": f.transient,
                 "series": {k: plain(x) for k, x in f.series().items()},
                 "notes": list(f.notes),
@@ -184,13 +210,23 @@ def as_json(plan: Plan) -> dict[str, Any]:
             for a, names in plan.advice
         ],
         "notes": [sentence for kind, sentence in sentences(plan) if kind == "Note"],
+        **({} if plan.batches is None else {"batch_sizes": [_of(row, plan.kinds[0].norm) for row in plan.batches]}),
     }
 
 
-def _thinned(f: Forecast, every: int) -> Forecast:
-    """The same forecast with one value in `every`, those that `forecast(every=...)` keeps."""
-    arrays = {k: x for k, x in ((k.name, getattr(f, k.name)) for k in fields(f)) if isinstance(x, np.ndarray)}
-    return replace(f, **{k: x[every - 1 :: every] for k, x in arrays.items()})
+def _of(row: AtBatchSize, norm: float | None) -> dict[str, Any]:
+    """A batch size as plain data."""
+    end = None if norm is None or row.forecast.norm is None else float(row.forecast.norm[-1])
+    found = {k: getattr(row, k) for k in ("batch_size", "steps", "drift", "gradient", "rest", "rotation", "timescale")}
+    found |= {"timescale_samples": row.timescale * row.batch_size, "transient": row.transient, "norm": end}
+    return {k: plain(x) for k, x in found.items()}
+
+
+def plain(x: Any) -> Any:
+    """Numbers as JSON has them: null stands for infinity and NaN."""
+    if isinstance(x, np.ndarray):
+        return [plain(v) for v in x.tolist()]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 def _page(plan: Plan) -> None:

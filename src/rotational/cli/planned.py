@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,73 +13,163 @@ from rotational import shapes
 from rotational.advice import Advice, advise
 from rotational.cli import kinds
 from rotational.cli.kinds import Kind
-from rotational.forecasts import forecast
-from rotational.outlook import Forecast
+from rotational.forecasts import at_batch_sizes, forecast
+from rotational.outlook import BatchSizes, Forecast
 from rotational.rule import Rule
 
 LONGEST = 100_000_000
 """Steps of a plan: what still fits in memory as an array."""
 FINE = 20_000
 """Values of a series that are kept, so that the first steps are seen."""
+FOLLOWED = 60_000
+"""Steps through which the mean of gradients is followed, one by one, for all batch sizes together."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is said of a run: its kinds of neurons, the forecast and the advice of each."""
+    """All that is said of a run: its kinds of neurons, the forecast and the advice of each.
+
+    advice    with the names of the kinds of neurons that it is about
+    batches   the first kind at other batch sizes, where the run's own is known
+    """
 
     options: argparse.Namespace
     rule: Rule
     kinds: Sequence[Kind]
     forecasts: Sequence[Forecast]
     advice: Sequence[tuple[Advice, tuple[str, ...]]]
-    """With the names of the kinds of neurons that it is about."""
+    batches: BatchSizes | None = None
 
 
 def made(options: argparse.Namespace, rule: Rule) -> Plan:
     """The forecasts and the advice that the options ask for. Raises ValueError for what they say wrongly."""
+    _checked(options)
+    chosen = kinds.of(options, rule)
+    run = _Run(options, rule, chosen)
+    forecasts = run.whole()
+    about: dict[tuple[str, str], list[tuple[Advice, list[str]]]] = {}
+    for i, (kind, f) in enumerate(zip(chosen, forecasts, strict=True)):
+        for a in _advice(run, f, i):
+            found = about.setdefault((a.topic, a.kind), [])
+            like = next((names for other, names in found if _alike(a, other)), None)
+            if like is None:
+                found.append((a, [kind.name]))
+            else:
+                like.append(kind.name)
+    advice = [(a, tuple(names)) for found in about.values() for a, names in found]
+    return Plan(options, rule, chosen, forecasts, advice, _batches(options, run))
+
+
+def _checked(options: argparse.Namespace) -> None:
     if options.steps > LONGEST:
         raise ValueError(f"plan(steps={options.steps}): expected at most {LONGEST:,} steps.")
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"plan(batch_size={options.batch_size}): expected a whole number of samples, 1 or more.")
-    if options.decay_share is not None and options.schedule != "wsd":
-        raise ValueError(f"--decay-share is for --schedule wsd, and this one is {options.schedule}.")
-    lr = _lr(options, options.warmup)
-    chosen = kinds.of(options, rule)
-    forecasts = [_forecast(options, rule, kind, lr) for kind in chosen]
-    main, f = chosen[0], forecasts[0]
-    advice = advise(
+    for flag, value in (("--noise-scale", options.noise_scale), ("--batch-sizes", options.batch_sizes)):
+        if value is not None and options.batch_size is None:
+            raise ValueError(f"{flag} says something only beside the run's own --batch-size; give both.")
+    for name, schedule in (("decay_share", "wsd"), ("milestones", "step"), ("gamma", "step")):
+        if getattr(options, name) is not None and options.schedule != schedule:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} is for --schedule {schedule}, and this one is {options.schedule}.")
+
+
+def _advice(run: _Run, f: Forecast, i: int) -> list[Advice]:
+    """Of one kind of neurons; what is suggested is computed for it."""
+    warmup = run.options.warmup
+    return advise(
         f,
-        bf16=options.bf16,
-        without_warmup=(lambda: _forecast(options, rule, main, _lr(options, 0))) if options.warmup else None,
-        with_warmup=lambda warmup: _forecast(options, rule, main, _lr(options, warmup)),
-        with_decay=lambda factor: _forecast(options, rule, main, lr, factor),
-    )
-    # What is suggested is computed for the first kind, which has the most weights; the others are only warned of.
-    about = {(a.topic, a.kind): (a, [main.name]) for a in advice}
-    for kind, other in zip(chosen[1:], forecasts[1:], strict=True):
-        for a in advise(other, bf16=options.bf16):
-            if a.kind == "warning":
-                about.setdefault((a.topic, a.kind), (a, []))[1].append(kind.name)
-    return Plan(options, rule, chosen, forecasts, [(a, tuple(names)) for a, names in about.values()])
-
-
-def _lr(options: argparse.Namespace, warmup: int) -> np.ndarray:
-    share = 0.2 if options.decay_share is None else options.decay_share
-    return shapes.shape(
-        options.schedule, options.lr, options.steps, warmup=warmup, min_lr=options.min_lr, cooldown=share
+        bf16=run.options.bf16,
+        beginning=run.beginning(warmup)[i],
+        without_warmup=(lambda: run.beginning(0)[i]) if warmup else None,
+        with_warmup=lambda steps: run.beginning(steps, only=i)[0],
+        with_decay=lambda factor: run.whole(1.0, factor, only=i)[0],
+        with_lr=lambda factor: run.whole(factor, only=i)[0],
+        traded=lambda factor: run.beginning(warmup, 1 / factor, factor, only=i)[0],
     )
 
 
-def _forecast(options: argparse.Namespace, rule: Rule, kind: Kind, lr: np.ndarray, factor: float = 1.0) -> Forecast:
-    return forecast(
-        rule,
-        lr=lr,
-        weight_decay=options.weight_decay * factor,
+def _alike(a: Advice, other: Advice) -> bool:
+    """Warnings of one topic are one; suggestions only if they name the same numbers to set."""
+    names = ("lr", "weight_decay", "warmup")
+    return a.kind == "warning" or all(a.numbers.get(k) == other.numbers.get(k) for k in names)
+
+
+class _Run:
+    """The run, forecast once for all kinds of neurons that can go side by side, and variations of it for one alone."""
+
+    def __init__(self, options: argparse.Namespace, rule: Rule, chosen: Sequence[Kind]) -> None:
+        self.options, self.rule, self.kinds = options, rule, chosen
+        self.told = self.lr(options.warmup)
+        self.whole: Callable[..., list[Forecast]] = lru_cache(maxsize=64)(self._whole)
+        self.beginning: Callable[..., list[Forecast]] = lru_cache(maxsize=64)(self._beginning)
+
+    def lr(self, warmup: int, first: int | None = None) -> np.ndarray:
+        """At each step, or at the first so many."""
+        o = self.options
+        return shapes.shape(
+            o.schedule,
+            o.lr,
+            o.steps,
+            warmup=warmup,
+            min_lr=o.min_lr,
+            cooldown=0.2 if o.decay_share is None else o.decay_share,
+            milestones=o.milestones or (),
+            gamma=0.1 if o.gamma is None else o.gamma,
+            first=first,
+        )
+
+    def _whole(self, lr: float = 1.0, decay: float = 1.0, only: int | None = None) -> list[Forecast]:
+        return self._forecasts(lr * self.told, decay, only)
+
+    def _beginning(self, warmup: int, lr: float = 1.0, decay: float = 1.0, only: int | None = None) -> list[Forecast]:
+        """Through the warm-up and as long again, and at least through ten memories of the optimizer."""
+        memories = int(50 / (1 - self.rule.memory.decay))
+        return self._forecasts(lr * self.lr(warmup, max(2 * warmup, memories)), decay, only)
+
+    def _forecasts(self, lr: np.ndarray, decay: float, only: int | None) -> list[Forecast]:
+        those, found = self.kinds if only is None else [self.kinds[only]], dict[int, Forecast]()
+        for shape in dict.fromkeys(kind.shape for kind in those):
+            at = [i for i, kind in enumerate(those) if kind.shape == shape]
+            norms = [those[i].norm for i in at]
+            f = forecast(
+                self.rule,
+                lr=lr,
+                weight_decay=self.options.weight_decay * decay,
+                steps=len(lr),
+                norm=None if None in norms else np.array(norms, dtype=np.float64),
+                size=np.array([those[i].size for i in at]),
+                gradient_norm=self.options.gradient_norm,
+                scale_invariant=not self.options.scale_sensitive,
+                shape=shape,
+                every=max(1, len(lr) // FINE),
+            )
+            found |= {i: f.neuron(column) for column, i in enumerate(at)}
+        return [found[i] for i in range(len(those))]
+
+
+def _batches(options: argparse.Namespace, run: _Run) -> BatchSizes | None:
+    """The first kind at the batch sizes that were asked for, or at a quarter and four times the run's own."""
+    here, kind = options.batch_size, run.kinds[0]
+    if here is None or (options.noise_scale is None and options.batch_sizes is None):
+        return None
+    sizes = sorted(
+        {here, *(options.batch_sizes or [b for b in (here // 4, 4 * here) if 0 < b <= options.steps * here])}
+    )
+    return at_batch_sizes(
+        run.rule,
+        sizes,
+        lr=run.told,
+        weight_decay=options.weight_decay,
         steps=options.steps,
+        batch_size=here,
+        noise_scale=options.noise_scale,
+        follow=sum(options.steps * here / max(size, 1) for size in sizes) <= FOLLOWED,
+        gradient_norm=options.gradient_norm,
+        unit="samples",
+        every=max(1, options.steps // FINE),
         norm=kind.norm,
         size=kind.size,
-        gradient_norm=options.gradient_norm,
-        scale_invariant=not options.scale_sensitive,
         shape=kind.shape,
-        every=max(1, options.steps // FINE),
+        scale_invariant=not options.scale_sensitive,
     )

@@ -69,7 +69,7 @@ def _rows(options: argparse.Namespace, rule: Rule, state: Equilibrium) -> list[t
         ("1/(lr*wd)", told(memory)),
     ]
     if state.timescale is not None and not math.isclose(state.timescale, memory):
-        rows.append(("timescale", f"{told(state.timescale)}, as the decay is divided by the gradient's RMS too"))
+        rows.append(("timescale", f"{told(state.timescale)}, as decay runs through the optimizer's memory and scale"))
     return rows
 
 

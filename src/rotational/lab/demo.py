@@ -56,7 +56,7 @@ class Result:
 
     loss        validation loss at its last step, nats a symbol
     rotation    measured, RMS over neurons and the logged steps of the second half, radians per step
-    predicted   the same of what was held or is the equilibrium; None where neither is known
+    predicted   the same of what was held or forecast; None where neither is known
     spread      p95/p5 over neurons of each one's RMS rotation in the second half
 
     The last three are None for an arm that was stopped before any of its steps was logged.

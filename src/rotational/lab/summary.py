@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rotational import rule, theory
-from rotational.records import Records, Series
-from rotational.rule import Rule
+from rotational import expected
+from rotational.records import Records
 
 Array = np.ndarray[Any, Any]
 
@@ -23,8 +21,7 @@ class Rotation:
 
     step        [T]
     measured    [T]
-    predicted   [T] what the optimizer held, or the equilibrium at the lr of that step; NaN where neither is
-                known
+    predicted   [T] what the optimizer held, or the forecast along the run; NaN where neither is known
     neurons     [T, N] each neuron in the log
     """
 
@@ -67,7 +64,7 @@ def read(path: str | Path) -> Rotation | None:
     return Rotation(
         step=series[0].step,
         measured=_together(np.stack([s.rotation_rms for s in series]), weights),
-        predicted=_together(np.stack([_predicted(s) for s in series]), weights),
+        predicted=_together(np.stack([e.rotation for e in expected.of(records.run, series)]), weights),
         neurons=np.concatenate([s.rotation for s in series], axis=1),
     )
 
@@ -80,15 +77,3 @@ def rms(values: Array) -> float:
 def _together(layers: Array, weights: Array) -> Array:
     """RMS over all neurons, [T], from the RMS of each layer, [layers, T]."""
     return np.sqrt(np.average(np.square(layers), axis=0, weights=weights))
-
-
-def _predicted(s: Series) -> Array:
-    known = [None if r is None else rule.from_dict(r) for r in s.rule]
-    steps = zip(known, s.lr.tolist(), s.weight_decay.tolist(), strict=True)
-    return np.where(np.isfinite(s.held), s.held, [_equilibrium(*step) for step in steps])
-
-
-@lru_cache(maxsize=1 << 14)  # all layers of a group share their answers
-def _equilibrium(known: Rule | None, lr: float, weight_decay: float) -> float:
-    rotation = None if known is None else theory.equilibrium(known, lr, weight_decay).rotation
-    return math.nan if rotation is None else rotation

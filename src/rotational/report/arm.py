@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from rotational.report import bins, expected, text
+from rotational import expected
+from rotational.report import bins, text
 from rotational.report.charts import Arm, LayerRow
 from rotational.report.parts import escape, figure, pill, ran, scroll, verdicts
 from rotational.report.verdict import WITHIN

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from rotational import expected
+from rotational.expected import Expected
 from rotational.records import Layer, Records, Run, Series
-from rotational.report import bins, expected, strip, text, verdict
-from rotational.report.expected import Expected
+from rotational.report import bins, strip, verdict
 from rotational.report.verdict import History, Verdict
 
 Array = np.ndarray[Any, Any]
@@ -51,7 +52,7 @@ def gather(records: Records, name: str) -> Arm:
     """Everything that the page shows of one log."""
     run = records.run
     series = [records.series(layer.name) for layer in records.layers]
-    hopes = [expected.of(s) for s in series]
+    hopes = expected.of(run, series)
     curves = records.curves
     losses = {key: _pairs(*curves[key]) for key in ("loss", "val_loss") if key in curves}
     return Arm(
@@ -71,6 +72,7 @@ def _row(run: Run, s: Series, e: Expected) -> LayerRow:
             measured=s.rotation_rms,
             predicted=e.rotation,
             held=e.held,
+            static=e.static if e.forecast else None,
             half_life=e.half_life,
             lr=s.lr,
             weight_decay=s.weight_decay,
@@ -90,6 +92,9 @@ def _row(run: Run, s: Series, e: Expected) -> LayerRow:
         "normLow": bins.rms(norms[0], borders),
         "normHigh": bins.rms(norms[1], borders),
         "normExpected": bins.rms(e.norm, borders),
+        # At rest, where that is another line than the prediction.
+        "static": bins.rms(e.static, borders) if e.forecast else [],
+        "normStatic": bins.rms(e.static_norm, borders) if e.forecast else [],
         "held": bool(e.held.any()),
         "strip": strip.of(s, e),
     }
@@ -101,7 +106,7 @@ def _notes(s: Series, e: Expected, judged: Verdict) -> tuple[str, ...]:
     together = math.ceil(len(s.step) / POINTS)
     notes = {
         judged.sentence: judged.word == "no prediction",
-        text.MOVING: e.moving,
+        e.instead: bool(e.instead) and bool(np.isfinite(e.rotation).any()),
         f"The log is long: each point of a curve is the RMS of up to {together} logged steps.": together > 1,
     }
     return tuple(note for note, holds in notes.items() if holds)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,8 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from rotational.records import versions
-from rotational.report import page, parts
+from rotational.report import parts
+from rotational.report.document import document, place, put
 
 if TYPE_CHECKING:
     from rotational.outlook import Forecast
@@ -27,6 +26,10 @@ MEASURED, EXPECTED = "#0b6aad", "#c04f00"
 """--measured and --expected of page.css, for figures that stand alone; on the page, THEME reads them from there."""
 COLOURS = {"Warning": "bad", "Suggestion": "good"}
 
+STYLE = """
+.said { padding: 0; list-style: none; max-width: 84ch; } .said li { margin: .55rem 0; }
+.said span { font-weight: 600; margin-right: .3em; } .good { color: var(--good); } .bad { color: var(--bad); }
+"""
 THEME = """
 const theme = () => {
   const style = getComputedStyle(document.documentElement), v = (name) => style.getPropertyValue(name).trim();
@@ -126,27 +129,9 @@ def write(
     `sentences` are pairs (Warning, Suggestion or Note; sentence), `legend` explains the table's columns. Raises OSError
     with a sentence for a path that no file can have.
     """
-    path = Path(path)
     call = f"plan(html={str(path)!r})"
-    try:
-        folder, there = path.is_dir(), path.parent.is_dir()
-    except OSError as error:
-        raise OSError(f"{call}: no file can be written there, as the system says: {error.strerror}.") from None
-    if folder:
-        raise IsADirectoryError(f"{call}: this is a folder. Give a file in it, such as plan.html.")
-    if not there:
-        raise FileNotFoundError(f"{call}: the folder {path.parent} does not exist. Create it first.")
-    text = _page(title, described, figures, table, sentences, legend)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as error:
-        raise OSError(f"{call}: the file cannot be written, as the system says: {error.strerror}.") from None
-    finally:
-        if os.path.lexists(draft):
-            draft.unlink()
-    return path
+    at = place(call, path, "plan.html")
+    return put(call, at, _page(title, described, figures, table, sentences, legend))
 
 
 def _page(
@@ -157,27 +142,12 @@ def _page(
     sentences: Sequence[tuple[str, str]],
     legend: str,
 ) -> str:
-    css = resources.files("rotational.report").joinpath("page.css").read_text(encoding="utf-8")
     said = "".join(
         f'<li><span class="{COLOURS.get(kind, "soft")}">{parts.escape(kind)}</span> {parts.escape(text)}</li>'
         for kind, text in sentences
     )
     drawn = "".join(_drawn(fig, i) for i, fig in enumerate(figures))
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{page.POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{parts.escape(title)}</title>
-<style>
-{css}
-.said {{ padding: 0; list-style: none; max-width: 84ch; }} .said li {{ margin: .55rem 0; }}
-.said span {{ font-weight: 600; margin-right: .3em; }} .good {{ color: var(--good); }} .bad {{ color: var(--bad); }}
-</style>
-</head>
-<body>
-<header><h1>{parts.escape(title)}</h1><p class="lead">{parts.escape(described)}</p></header>
+    body = f"""<header><h1>{parts.escape(title)}</h1><p class="lead">{parts.escape(described)}</p></header>
 <main>
 <h2>What to know</h2>
 <ul class="said">{said or "<li>Nothing to warn of.</li>"}</ul>
@@ -188,10 +158,8 @@ def _page(
 {drawn}
 </main>
 {parts.footer(versions()["rotational"])}
-<script>{THEME}</script>
-</body>
-</html>
-"""
+<script>{THEME}</script>"""
+    return document(title, body, STYLE)
 
 
 def _drawn(fig: Any, index: int) -> str:

@@ -26,6 +26,7 @@
   const angle = (x, ys, name, color, more = {}) =>
     line(x, ys, name, color, { customdata: degrees(ys), hovertemplate: RAD, ...more });
   const dashed = { line: { dash: "5px,4px", width: 1.8 } };
+  const dotted = { line: { dash: "2px,3px", width: 1.5 }, opacity: 0.75 };
   const band = (x, low, high, name) => {
     const edge = { type: "scatter", mode: "lines", x, line: { width: 0 }, legendgroup: "band", hoverinfo: "skip" };
     return [
@@ -34,6 +35,7 @@
     ];
   };
   const between = (low, high) => low.map((y, i) => (y === null ? "" : `90% of neurons: ${y.toPrecision(3)} to ${high[i].toPrecision(3)}`));
+  const named = (l) => (l.held ? "held" : l.static.length ? "forecast" : "at rest");
   const some = (ys) => ys.some((y) => y > 0);
 
   function layout(yTitle, log, more = {}) {
@@ -84,9 +86,14 @@
       return logged(traces, "loss");
     },
     layers: (arm) => {
-      const expected = [...new Map(arm.layers.filter((l) => some(l.expected)).map((l) => [JSON.stringify(l.expected), l])).values()];
-      return every(arm, "rotation", ROTATION, (l) => l.rotation, expected.map((l, i) =>
-        line(l.step, l.expected, l.held ? "held" : "predicted", css("--expected"), { ...dashed, showlegend: i === 0, legendgroup: "predicted", hoverinfo: "skip" })));
+      // Every layer has a forecast of its own, of which the chosen one is drawn; what is held or at rest is common.
+      const chosen = layerOf(arm), common = arm.layers.filter((l) => some(l.expected) && !l.static.length);
+      const expected = [...new Map(common.map((l) => [JSON.stringify(l.expected), l])).values()];
+      const lines = expected.map((l, i) =>
+        line(l.step, l.expected, named(l), css("--expected"), { ...dashed, showlegend: i === 0, legendgroup: "predicted", hoverinfo: "skip" }));
+      if (some(chosen.static)) lines.push(line(chosen.step, chosen.static, "at rest", css("--expected"), { ...dotted, hoverinfo: "skip" }));
+      if (chosen.static.length) lines.push(line(chosen.step, chosen.expected, "forecast", css("--expected"), { ...dashed, hoverinfo: "skip" }));
+      return every(arm, "rotation", ROTATION, (l) => l.rotation, lines);
     },
     norms: (arm) => {
       const first = (l) => l.norm.find((y) => y > 0) || 1;
@@ -96,12 +103,14 @@
     rotation: (arm, l) => logged([
       ...band(l.step, l.low, l.high, "5–95% of neurons"),
       angle(l.step, l.rotation, "measured", css("--measured"), { text: between(l.low, l.high), hovertemplate: `${RAD}<br>%{text}` }),
-      ...(some(l.expected) ? [angle(l.step, l.expected, l.held ? "held" : "predicted", css("--expected"), dashed)] : []),
+      ...(some(l.static) ? [angle(l.step, l.static, "at rest", css("--expected"), dotted)] : []),
+      ...(some(l.expected) ? [angle(l.step, l.expected, named(l), css("--expected"), dashed)] : []),
     ], ROTATION),
     norm: (arm, l) => logged([
       ...band(l.step, l.normLow, l.normHigh, "5–95% of neurons"),
       line(l.step, l.norm, "measured", css("--measured"), { text: between(l.normLow, l.normHigh), hovertemplate: "%{y:.4g}<br>%{text}" }),
-      ...(some(l.normExpected) ? [line(l.step, l.normExpected, "predicted", css("--expected"), { ...dashed, hovertemplate: "%{y:.4g}" })] : []),
+      ...(some(l.normStatic) ? [line(l.step, l.normStatic, "at rest", css("--expected"), { ...dotted, hovertemplate: "%{y:.4g}" })] : []),
+      ...(some(l.normExpected) ? [line(l.step, l.normExpected, named(l), css("--expected"), { ...dashed, hovertemplate: "%{y:.4g}" })] : []),
     ], "RMS norm of a weight vector"),
     strip: (arm, l) => heat(l.strip),
   };

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,12 +16,10 @@ from plotly.offline import get_plotlyjs
 from rotational.records import Records, versions
 from rotational.report import arm, charts, parts
 from rotational.report.charts import Arm
+from rotational.report.document import document, place, put, read
 from rotational.report.parts import Table
 
 Log: TypeAlias = "Records | str | Path"
-
-# The page states that it loads nothing, and the browser holds it to that.
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
 def write(logs: Log | Sequence[Log], out: str | Path, *, title: str | None = None, table: Table | None = None) -> Path:
@@ -45,60 +41,36 @@ def write(logs: Log | Sequence[Log], out: str | Path, *, title: str | None = Non
     >>> write(folder / "log", folder / "report.html").name
     'report.html'
     """
-    path = Path(out)
-    if path.is_dir():
-        raise IsADirectoryError(f"write(out={str(out)!r}): this is a folder. Give a file in it, such as rotation.html.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"write(out={str(out)!r}): the folder {path.parent} does not exist. Create it first.")
+    call = f"write(out={str(out)!r})"
+    path = place(call, out, "rotation.html")
     several = [logs] if isinstance(logs, Records | str | Path) else list(logs)
     if not several:
         raise ValueError("write(logs=[]): expected one log or more, such as the folders that watch() wrote.")
     if table is not None:
         _check_table(table)
-    read = [log if isinstance(log, Records) else Records(log) for log in several]
-    arms = [charts.gather(r, name) for r, name in zip(read, _names(read), strict=True)]
+    found = [log if isinstance(log, Records) else Records(log) for log in several]
+    arms = [charts.gather(r, name) for r, name in zip(found, _names(found), strict=True)]
     text = render(arms, title or (arms[0].name if len(arms) == 1 else f"Rotation in {len(arms)} runs"), table)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-    return path
+    return put(call, path, text)
 
 
 def render(arms: Sequence[Arm], title: str, table: Table | None = None) -> str:
     """The page as text."""
-    source = resources.files("rotational.report")
-    body = "\n".join(
-        (
-            parts.header(title, _when(), _versions(arms)),
-            "<main>",
-            parts.summary(table) if table else "",
-            parts.together(arms),
-            parts.tabs(arms) if len(arms) > 1 else "",
-            *(arm.section(a, i, tabbed=len(arms) > 1) for i, a in enumerate(arms)),
-            parts.glossary(),
-            "</main>",
-            parts.footer(versions()["rotational"]),
-        )
+    body = (
+        parts.header(title, _when(), _versions(arms)),
+        "<main>",
+        parts.summary(table) if table else "",
+        parts.together(arms),
+        parts.tabs(arms) if len(arms) > 1 else "",
+        *(arm.section(a, i, tabbed=len(arms) > 1) for i, a in enumerate(arms)),
+        parts.glossary(),
+        "</main>",
+        parts.footer(versions()["rotational"]),
+        f'<script type="application/json" id="data">{_json([_data(a) for a in arms])}</script>',
+        f"<script>{get_plotlyjs()}</script>",
+        f"<script>\n{read('page.js')}</script>",
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{parts.escape(title)}</title>
-<style>
-{(source / "page.css").read_text(encoding="utf-8")}</style>
-</head>
-<body>
-{body}
-<script type="application/json" id="data">{_json([_data(a) for a in arms])}</script>
-<script>{get_plotlyjs()}</script>
-<script>
-{(source / "page.js").read_text(encoding="utf-8")}</script>
-</body>
-</html>
-"""
+    return document(title, "\n".join(body))
 
 
 def _data(a: Arm) -> dict[str, Any]:

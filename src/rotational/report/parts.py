@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from rotational.report import expected, text
+from rotational import expected
+from rotational.report import text
 from rotational.report.charts import Arm
 from rotational.report.verdict import MEANING, Word
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from rotational.expected import Expected
 from rotational.records import Layer, Series
 from rotational.report import bins
-from rotational.report.expected import Expected
 
 ROWS, COLUMNS = 96, 120
 NO_VALUE = 255

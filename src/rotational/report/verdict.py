@@ -1,18 +1,22 @@
 """One layer's state in plain language: a pure function of what was measured and what was predicted.
 
     measured     RMS rotation over the layer's neurons, radians per step          [T logged steps]
-    predicted    what the theory, or the rotational optimizer, expects there      [T], NaN where unknown
+    predicted    what was held, or forecast, or is the equilibrium                [T], NaN where unknown
+    static       the equilibrium of the moment, where the prediction is a forecast
     half-lives   sum of (steps passed)/(half-life at that time): the clock by which equilibrium forms
 
 The clock is exact for rules without and with gradients in their step alike: the excess
 e = (predicted/measured)^2 - 1 halves in every half-life (it is the excess of |w|^2 for AdamW and Lion, of
 |w|^4 for SGD, over its equilibrium). So the start of a log tells how long the rest has to take.
+
+The word says how the layer stands to equilibrium, and the sentence also how it stands to the forecast. A layer that
+turns as forecast is never called out.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -36,8 +40,8 @@ Word = Literal["held", "in equilibrium", "warming up", "lagging", "out", "cannot
 
 MEANING: dict[Word, str] = {
     "held": "A rotational optimizer keeps the rotation that it was told to hold, to within 2%.",
-    "in equilibrium": "Measured and predicted rotation agree to within 15%: updates and weight decay balance.",
-    "warming up": "Too few half-lives have passed since the log began, or the rotation still moves to the prediction.",
+    "in equilibrium": "Rotation is within 15% of that at rest: updates and weight decay balance.",
+    "warming up": "Too few half-lives have passed since the log began, or it still moves towards equilibrium.",
     "lagging": "The schedule lowers lr*weight_decay faster than the weights can follow the equilibrium of the moment.",
     "out": "More than 15% off although enough time has passed: something beyond a random walk is at work.",
     "cannot form": "No equilibrium is possible: no weight decay, no learning rate, or far too few steps for a balance.",
@@ -50,8 +54,8 @@ class History:
     """What is known of one layer; arrays are [T], one value for each logged step.
 
     `half_life` is in steps (infinite where nothing decays), `held` says where the prediction is a rotation
-    that the optimizer held, and `reason` why there is no prediction where there is none. `every` is the
-    number of steps between logged ones, which also stand before the first.
+    that the optimizer held, and `reason` why there is no prediction where there is none. `static` is None where the
+    prediction is no forecast. `every` is the number of steps between logged ones, which also stand before the first.
     """
 
     step: Array
@@ -63,6 +67,7 @@ class History:
     weight_decay: Array
     every: int = 1
     reason: str = ""
+    static: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,10 @@ def judge(h: History) -> Verdict:
     ratio = measured / predicted
     if h.held[now][both[now]].all():
         said = _when_held(ratio, h.measured[now][both[now]] / h.predicted[now][both[now]])
+    elif h.static is None:
+        said = _when_free(h, both, time)
     else:
-        said = _when_free(h, ratio, both, time)
+        said = _beside_forecast(h, ratio, h.static, time)
     return Verdict(*said, measured, predicted, ratio, passed)
 
 
@@ -141,7 +148,27 @@ def _when_held(ratio: float, ratios: Array) -> tuple[Word, str]:
     return "out", f"{_percent(ratio)} the rotation to hold: {why}."
 
 
-def _when_free(h: History, ratio: float, both: Array, time: Array) -> tuple[Word, str]:
+def _beside_forecast(h: History, ratio: float, static: Array, time: Array) -> tuple[Word, str]:
+    """The word against the equilibrium of the moment; the sentence tells of the forecast first."""
+    now = window(len(h.step))
+    rest = replace(h, predicted=static, static=None)
+    both = np.isfinite(rest.measured) & np.isfinite(static) & (static > 0)
+    meets = 1 / WITHIN <= ratio <= WITHIN
+    told = f"{_percent(ratio)} the forecast." if meets else f"{_times(ratio)} for the forecast."
+    if not both[now].any():
+        word, said = _without_prediction(rest, _rms(h.measured[now]), now)
+    else:
+        word, said = _when_free(rest, both, time)
+        said = said.replace("the prediction.", "equilibrium.")
+        if word == "out" and meets:
+            apart = _ratio(rest, both, now)
+            word = "lagging" if apart < 1 else "warming up"
+            said = f"{_times(apart)} for equilibrium, as a random walk is after {time[-1]:.2g} half-lives here."
+    return word, f"{told} {said}"
+
+
+def _when_free(h: History, both: Array, time: Array) -> tuple[Word, str]:
+    ratio = _ratio(h, both, window(len(h.step)))
     if ratio == 0:
         return "out", "It does not move at all: no gradient reaches these weights, or they are frozen."
     passed, off = float(time[-1]), _times(ratio)
@@ -153,13 +180,13 @@ def _when_free(h: History, ratio: float, both: Array, time: Array) -> tuple[Word
     if ratio < 1 and _falls(h.predicted, time):
         return (
             "lagging",
-            f"{off} for the equilibrium of the moment: lr*weight_decay falls faster than the weights follow.",
+            f"{off} for equilibrium: lr*weight_decay falls faster than weights follow.",
         )
     needed = _needed(h, both, time)
     if passed < needed:
-        return "warming up", f"{off}: {passed:.2g} of about {needed:.2g} half-lives have passed."
+        return "warming up", f"{off} for equilibrium: {passed:.2g} of about {needed:.2g} half-lives have passed."
     if _approaches(h, both):
-        return "warming up", f"{off}, and still moving towards the prediction."
+        return "warming up", f"{off} for equilibrium, and still moving towards it."
     return "out", f"{off}, after {passed:.2g} half-lives. {_hint(ratio)}"
 
 
