@@ -86,11 +86,9 @@ def test_the_limit_is_the_equilibrium(name):
     assert f.static_norm[-1] == pytest.approx(state.norm, rel=1e-9)
 
 
-# Two approximations of one thing that differ. Adamax's equilibrium takes a gradient to be independent of the maximum
-# that it may itself be; the step does not, and simulation is nearer to the step (norm -3.6% at b2 = 0.99, -0.8% at
-# 0.999).
-# The sign of a gradient with its decay: simulation is +4.0% in norm at this lr*wd, the step +2.4%.
-APART = {"adamax": 0.05, "signum coupled": 0.025, "lion cautious": 0.005}
+# Two approximations of one thing that differ: of the sign of a gradient with its decay simulation is +4.0% in norm at
+# this lr*wd, where decay takes 7% of a weight in a step, and the step +2.4%.
+APART = {"adamax": 0.002, "signum coupled": 0.025, "lion cautious": 0.005}
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -174,7 +172,7 @@ def test_under_adamc_the_norm_does_not_see_the_schedule(make):
     top, weight_decay = hyper(rule, 2e-4)
     lr = top * (0.5 + 0.5 * np.cos(np.pi * np.arange(steps) / steps))
     f = forecast(rule, lr=lr, weight_decay=weight_decay, steps=steps, every=20, **needs(rule))
-    fills = 0.03 if rule.name == "lion" else 0.02  # a memory of 100 steps
+    fills = 0.035 if rule.name == "lion" else 0.02  # a memory of 100 steps, in which lr falls
     assert np.ptp(f.norm) < fills * f.norm[0]
     late = (f.step > 4000) & (f.step < 0.97 * steps)
     assert np.abs(f.ratio[late] - 1).max() < 0.01

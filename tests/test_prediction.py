@@ -151,3 +151,19 @@ def test_a_rule_may_be_named():
     with pytest.raises(ValueError, match=r"predict\(Own\): .*rule=rotational.rules.adamw"):
         rotational.predict(opt)
     assert rotational.predict(opt, rule=rules.lion())[0].rule == rules.lion()
+
+
+def test_a_forecast_begins_before_its_first_step():
+    pytest.importorskip("pandas")
+    given = {"lr": 1e-2, "weight_decay": 0.1, "steps": 300, "size": 64}
+    f = rotational.forecast(rotational.rules.adamw(), norm=[0.3, 0.5], every=100, **given)
+    assert f.initial.tolist() == [0.3, 0.5]
+    assert f.neuron(1).initial == 0.5
+    assert f.thinned(3).step.tolist() == [300]
+    assert f.to_pandas().attrs["initial"] == [0.3, 0.5]
+    assert ["0", "0.5"] in [line.split() for line in str(f.neuron(1)).splitlines()]
+    assert "initial" not in f.series()
+    layer = torch.nn.Linear(64, 8)
+    p = rotational.predict(torch.optim.AdamW(layer.parameters(), lr=1e-2), steps=300, every=300, model=layer)
+    norm = float((layer.weight.detach() ** 2).sum(1).mean() ** 0.5)
+    assert f"norm {norm:.3g} to" in str(p)

@@ -185,13 +185,19 @@ def inverse_root(v: Any) -> Any:
 
 @lru_cache(maxsize=64)
 def fading_maximum(scale: Max) -> tuple[float, float]:
-    """(E 1/v, E 1/v^2) of Adamax's v = max(beta v, |g|) for normal gradients of unit variance, at rest.
+    """(E 1/v', E g^2/v^2) of Adamax's v = max(beta v, |g| + eps) for normal gradients of unit variance, at rest.
 
     P(v <= y) = prod_{k>=0} P(|g| <= y beta^-k), a product that ends where the maximum has faded below any gradient.
+    A gradient either is the maximum or is below v', that of all others (see `dynamics.maximum`).
     """
     y = np.linspace(1e-3, 8.0, 4000)
-    mass = np.diff(np.exp(log_within(y, scale.beta)), prepend=0.0)
-    return float(mass @ (1 / y)), float(mass @ (1 / y**2))
+    within = np.array([math.erf(x / math.sqrt(2)) for x in y])
+    others = np.exp(log_within(y, scale.beta)) / within
+    mass = np.diff(others, prepend=0.0)
+    below = within - y * math.sqrt(2 / math.pi) * np.exp(-(y**2) / 2)  # E(g^2; |g| <= y)
+    # without a memory of the maximum, v' is 0 and the gradient is it
+    share = float(mass @ (1 - within + below / y**2)) + 1 - float(mass.sum())
+    return float(mass @ (within / y)), share
 
 
 def log_within(points: np.ndarray, beta: float) -> np.ndarray:

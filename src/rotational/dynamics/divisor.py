@@ -25,7 +25,10 @@ from rotational.scale import Max, Rms
 
 
 class Divisor(Protocol):
-    """The running size of the gradient; `second` is it, squared and summed over entries, before bias correction."""
+    """The running size of the gradient.
+
+    `second` is what is divided by, squared and summed over entries, before bias correction.
+    """
 
     second: Number
 
@@ -43,6 +46,10 @@ class Divisor(Protocol):
         """What this update makes of each pole."""
         ...
 
+    def hold(self, second: Number, q: Number) -> None:
+        """Be as `second` is for long, with gradients of E|g|^2 = `q`."""
+        ...
+
     def merge(self, mean: Callable[[Number], Number]) -> None:
         """Go on with one class of weights."""
         ...
@@ -52,7 +59,7 @@ class RunningRms:
     """Adam's v, RMSprop's (centred or not), LaProp's, RAdam's."""
 
     def __init__(self, setting: Setting, scale: Rms, zero: Number) -> None:
-        self.second = zero
+        self.second = self._v = self._inside = zero
         self._setting, self._scale, self._memory = setting, scale, setting.rule.memory
         self._squares = self._averaged = self._both = zero  # sums behind V, the centring, and S
         self._excess = 0.0 if scale.kurtosis is None else scale.kurtosis - 1
@@ -65,13 +72,13 @@ class RunningRms:
         """Take in the gradient of step t (see `Divisor`)."""
         scale, setting, beta = self._scale, self._setting, self._scale.beta
         q, lam, fresh = gradient.power, gradient.coupled, 1 - beta
-        inside = lam**2 * square
-        self.second = v = beta * self.second + fresh * (q + mean2 + inside)
-        filled, seen = 1 - beta**t, v
+        self._inside = inside = lam**2 * square
+        self._v = v = beta * self._v + fresh * (q + mean2 + inside)
+        filled, self.second = 1 - beta**t, v
         if scale.centered:
             self._averaged = beta**2 * self._averaged + fresh**2 * q
-            seen = v - self._averaged - inside * filled**2
-        root = (seen / ((filled if scale.unbiased else 1.0) * setting.size)) ** 0.5 + setting.eps
+            self.second = v - self._averaged - inside * filled**2
+        root = (self.second / ((filled if scale.unbiased else 1.0) * setting.size)) ** 0.5 + setting.eps
         bend = 1.0
         if setting.drift and not setting.scale_invariant:
             # A mean with normal entries, r of the noise's square: E b^2/(1 + r b^2) and E 1/(1 + r b^2), fitted to 2%.
@@ -106,33 +113,36 @@ class RunningRms:
         """For the poles of the memory alone, and of memory and v together."""
         return (
             inverse_root(self._variance) - self._lag,
-            self._scale.beta * self.second * (self._variance / 4 - self._lag),
+            self._scale.beta * self._v * (self._variance / 4 - self._lag),
         )
 
     def reads(self) -> tuple[Number, Number]:
         """Of the same two."""
-        return inverse_root(self._variance), 1 / self.second
+        return inverse_root(self._variance), 1 / self._v
+
+    def hold(self, second: Number, q: Number) -> None:
+        """Be as `second` is for long, with gradients of E|g|^2 = `q`."""
+        fresh = (1 - self._scale.beta) / (1 + self._scale.beta)
+        self.second = self._v = second
+        if self._scale.centered:
+            self._averaged = fresh * q
+            self._v = second + self._averaged + self._inside
+        self._squares = fresh * self._v**2
 
     def merge(self, mean: Callable[[Number], Number]) -> None:
         """Go on with one class of weights."""
         self._setting = replace(self._setting, merged=True)
-        self.second, self._squares, self._averaged = (mean(x) for x in (self.second, self._squares, self._averaged))
+        self.second, self._v, self._inside = (mean(x) for x in (self.second, self._v, self._inside))
+        self._squares, self._averaged = mean(self._squares), mean(self._averaged)
         self._both, self._variance, self._lag = (mean(x) for x in (self._both, self._variance, self._lag))
 
     def _decayed(self, lam: Number, t: int, step: Number) -> Number:
-        """A coupled decay as a noisy v changes it (see `correlation._second_moment`).
-
-        For scale-invariant gradients, weights that are large get gradients that are small, and so are decayed a
-        little more, as far as v, a memory of 1/(1-b2) steps, follows the squares of weights that forget in 1/(2 D).
-        """
-        setting, scale, memory = self._setting, self._scale, self._memory
+        """A coupled decay as a noisy v changes it (see `correlation._second_moment`)."""
+        setting, scale = self._setting, self._scale
         if not setting.coupled or scale.kurtosis is None:
             return lam
         lam = lam * (1 + (setting.law.decay - 1) * (1 - scale.beta**t))
-        if setting.scale_invariant:
-            forgets = 2 * step * lam * (memory.new + memory.old * memory.inflow / (1 - memory.decay))
-            lam = lam * (1 + (1 - scale.beta) / (1 - scale.beta + forgets) * setting.small)
-        return lam
+        return lam * setting.favours(1 - scale.beta, 2 * step * lam * self._memory.total)
 
 
 def divisor_of(setting: Setting, zero: Number) -> Divisor | None:

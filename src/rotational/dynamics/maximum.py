@@ -2,12 +2,13 @@
 
     v_t = max(beta v_{t-1}, |g_t|)        P(v_t <= y) = P(v_{t-1} <= y/beta) P(|g_t| <= y)
 
-At points that are multiplied by beta in each step this is one product, exact at any history of gradient sizes. With v'
+At points that are multiplied by beta in each step this is one product, whatever the history of gradient sizes. With v'
 the faded maximum of all other gradients, a gradient either is the maximum or is below it:
 
     E g^2/v^2 = E [ P(|g| > v') + E(g^2; |g| <= v')/v'^2 ]        E 1/v, where g is not it = E [ P(|g| <= v')/v' ]
 
-A remembered gradient is taken to stand in v as the last one does.
+What is remembered is taken as gradients of one size, the mean of theirs. Entries are taken as alike but for this: that
+one which divides by little goes on to do so, and its weight with it, is left out.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
+from rotational.correlation import log_within
 from rotational.dynamics.setting import Divided, Number, Setting
 from rotational.memory import Filter
 from rotational.scale import Max
@@ -35,6 +38,7 @@ class FadingMaximum:
         self._grid: np.ndarray | None = None  # log y, the last axis
         self._below = np.zeros(1)  # log P(v <= y)
         self._faded = 0.0
+        self._squares: Number = 0.0  # of E|g|^2, as the memory holds them
 
     def step(
         self, t: int, now: Filter, kept: Number, gradient: Divided, mean2: Number, square: Number, lr: Number
@@ -50,22 +54,39 @@ class FadingMaximum:
             self._fade(-math.log(beta))
         else:
             self._below = np.zeros(self._grid.shape)
-        mass = np.diff(np.exp(self._below), axis=-1, prepend=0.0)
+        share, inverse = self._seen(self._below, spread, steady, first=t == 1)
+        self._below = self._below + _log_between(np.exp(self._grid), spread, steady)
+        # What is remembered stands in v too, by the size that it had; gradients of many sizes are one of their mean.
+        sigma2, power = now.new**2 * q + now.old**2 * kept, now.new**2 * share
+        if now.old and t > 1:
+            typical = self._squares / kept
+            spread = np.sqrt(np.asarray(typical / size + 0.0 * square))[..., None]
+            others = np.minimum(self._below - _log_between(np.exp(self._grid), spread, steady), 0.0)
+            power = power + now.old**2 * kept / typical * self._seen(others, spread, steady)[0]
+        decay = self._setting.rule.memory.decay
+        self._squares = decay**2 * self._squares + now.inflow**2 * q**2
+        self.second = _plain(np.asarray(sigma2 * self._setting.fading[1] / power))
+        amplitude, root = (size * power / sigma2) ** 0.5, (q / size) ** 0.5
+        return gradient._replace(amplitude=_plain(np.asarray(amplitude)), response=_plain(np.asarray(inverse / root)))
+
+    def _seen(
+        self, others: np.ndarray, spread: np.ndarray, steady: np.ndarray, *, first: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(E g^2/v^2, E 1/v in units of g) of a gradient, `others` being log P(v' <= y) of all others."""
+        assert self._grid is not None
+        apart = spread**2 / (spread**2 + steady**2)
+        # where the gradient is the maximum, u is its sign, which follows the decay once that outweighs the noise
+        sign = (apart * (1 - apart)) ** 0.5
+        if first:
+            return apart[..., 0], sign[..., 0]
+        mass = np.diff(np.exp(others), axis=-1, prepend=0.0)
         y = np.exp(self._grid - CELL / 2)  # where the mass of a cell is
         x, within = y / spread, _between(y, spread, steady)
         left = np.maximum(x - steady / spread, 0.0)
         # E(z^2; |g| <= y), which a density that falls bounds by x^2/3
         part = within * np.minimum(x**2 / 3, 1 - left * math.sqrt(2 / math.pi) * np.exp(-(left**2) / 2) / _within(left))
-        apart = spread**2 / (spread**2 + steady**2)
-        share = (mass * ((1 - within) * apart + part / x**2)).sum(-1) if t > 1 else apart[..., 0]
-        # where the gradient is the maximum, u is its sign, which follows the decay once that outweighs the noise
-        sign = (apart * (1 - apart)) ** 0.5
-        inverse = (mass * (within / x + (1 - within) * sign)).sum(-1) if t > 1 else sign[..., 0]
-        self._below = self._below + np.log(np.maximum(_between(np.exp(self._grid), spread, steady), 1e-300))
-        inverse2 = self._setting.fading[1]
-        self.second = _plain(np.asarray(q * inverse2 / share))
-        root = (q / size) ** 0.5
-        return gradient._replace(amplitude=_plain(share**0.5 / root), response=_plain(inverse / root))
+        share = (mass * ((1 - within) * apart + part / x**2)).sum(-1)
+        return share, (mass * (within / x + (1 - within) * sign)).sum(-1)
 
     def writes(self) -> tuple[Number, Number]:
         """One pole only."""
@@ -75,11 +96,21 @@ class FadingMaximum:
         """One pole only."""
         return 1.0, 0.0
 
+    def hold(self, second: Number, q: Number) -> None:
+        """Be as `second` is for long."""
+        spread = np.sqrt(np.asarray(second / self._setting.size))[..., None]
+        self._grid = np.log(spread) + CELL * (np.arange(POINTS) - POINTS / 2)
+        self._below = np.broadcast_to(_at_rest(self._scale.beta), self._grid.shape)
+        self._faded = 0.0
+        memory = self._setting.rule.memory
+        self._squares = memory.inflow**2 * q**2 / (1 - memory.decay**2)
+
     def merge(self, mean: Callable[[Number], Number]) -> None:
         """Go on with one class of weights."""
         assert self._grid is not None
         self._setting = replace(self._setting, merged=True)
         self.second, self._grid, self._below = mean(self.second), mean(self._grid), mean(self._below)
+        self._squares = mean(self._squares)
 
     def _fade(self, by: float) -> None:
         """Move the points down; a point that has gone down a whole cell makes room for one at the top."""
@@ -95,6 +126,13 @@ class FadingMaximum:
             )
 
 
+@lru_cache(maxsize=16)
+def _at_rest(beta: float) -> np.ndarray:
+    """log P(v <= y) after long, for gradients of unit variance, at the points of a grid around it."""
+    y = np.exp(CELL * (np.arange(POINTS) - POINTS / 2))
+    return log_within(y, beta)
+
+
 def _within(x: np.ndarray) -> np.ndarray:
     """P(|z| <= x) of a standard normal z, to 3e-7 (Abramowitz and Stegun 7.1.26)."""
     t = 1 / (1 + 0.3275911 / math.sqrt(2) * x)
@@ -106,6 +144,10 @@ def _between(y: np.ndarray, spread: np.ndarray, steady: np.ndarray) -> np.ndarra
     """P(|spread z + steady| <= y)."""
     low, high = (y - steady) / spread, (y + steady) / spread
     return np.clip((np.sign(low) * _within(np.abs(low)) + _within(high)) / 2, 1e-12, 1.0)
+
+
+def _log_between(y: np.ndarray, spread: np.ndarray, steady: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(_between(y, spread, steady), 1e-300))
 
 
 def _plain(x: np.ndarray) -> Number:

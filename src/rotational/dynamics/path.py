@@ -8,16 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rotational.dynamics.coarse import CHANGE, Slow, blocks, law_at
-from rotational.dynamics.scatter import at_rest, turning
+from rotational.dynamics.coarse import Slow, blocks, law_at
+from rotational.dynamics.scatter import turned, turning
 from rotational.dynamics.setting import Push, Setting
-from rotational.dynamics.settled import rest, turn
-from rotational.dynamics.transient import Transient
+from rotational.dynamics.settled import Balance, rest, turn
+from rotational.dynamics.told import Told
+from rotational.dynamics.transient import Transient, resumed
 from rotational.scale import Max, Rms
 
 Array = np.ndarray
-Schedule = float | Array
-"""One number, or one for each step."""
 
 SHORT = 6000
 """A run of up to so many steps is followed step by step."""
@@ -49,59 +48,47 @@ class Path(NamedTuple):
     outweighed: Array
 
 
-class Told:
-    """What the optimizer is told at each step: lr (times `scale`, for each neuron) and weight decay."""
-
-    def __init__(self, setting: Setting, lr: Schedule, decay: Schedule, scale: Array, steps: int) -> None:
-        self._rule, self._coupled, self.scale = setting.rule, setting.coupled, scale
-        self.lr, self.decay, self.steps = lr, decay, steps
-        self.top = float(np.max(lr))
-        moving = [np.abs(np.diff(np.log(np.maximum(x, 1e-9 * np.max(x) + 1e-300)))) for x in (lr, decay) if np.ndim(x)]
-        # how far lr and decay have gone, in relative terms, since the beginning
-        self._gone = np.concatenate(([0.0], np.cumsum(sum(moving)))) if moving else None
-
-    def at(self, t: int) -> Push:
-        """Of the step after t steps."""
-        lr, decay = (float(x[t]) if isinstance(x, np.ndarray) else x for x in (self.lr, self.decay))
-        return self.push(lr * self.scale, decay)
-
-    def push(self, lr: Array, decay: float | Array) -> Push:
-        """As the rule takes them."""
-        shrink = self._rule.shrink(lr, decay, self.top * self.scale if self.top else None)
-        return Push(lr, shrink, decay if self._coupled else 0.0)
-
-    def reach(self, t: int) -> int:
-        """The step up to which lr and weight decay hardly change from t on, at least one step away."""
-        if self._gone is None:
-            return self.steps
-        return max(t + 1, int(np.searchsorted(self._gone, self._gone[t] + CHANGE, side="right")))
-
-    def kept(self, step: Array) -> tuple[Array, Array]:
-        """(lr, weight decay) of kept steps, each [T, 1]."""
-        columns = [x[step - 1] if isinstance(x, np.ndarray) else np.full(len(step), x) for x in (self.lr, self.decay)]
-        return columns[0][:, None], columns[1][:, None]
-
-
 def beginning(setting: Setting, told: Told) -> int:
-    """How many steps are followed one by one: until the memory and the noise of v are as they stay.
-
-    Where one memory is long enough for decay to take more than a hundredth, also until the norm has settled.
-    """
-    steps = told.steps
-    scale, memory = setting.rule.scale, setting.rule.memory
+    """How many steps are followed one by one: until the memory and the noise of v are as they stay."""
+    steps, scale = told.steps, setting.rule.scale
     if steps <= SHORT or setting.drift:
         return steps
-    remembers = 12 / (1 - memory.decay)
+    fills = 12 / (1 - setting.rule.memory.decay)
     if isinstance(scale, Rms | Max):
-        remembers = max(remembers, 3 / (1 - scale.beta))
-    lr = told.lr * float(np.max(told.scale))
-    if setting.coupled:
-        taken = float(np.max(lr * told.decay)) * (memory.new + memory.old * memory.inflow / (1 - memory.decay))
-    else:
-        taken = float(np.max(setting.rule.shrink(lr, told.decay)))
-    if taken > 0.01 * (1 - memory.decay):
-        remembers = max(remembers, 4 / taken)
-    return int(min(steps, SHORT, 200 + remembers))
+        fills = max(fills, 3 / (1 - scale.beta))
+    return int(min(steps, SHORT, 200 + max(fills, settles(setting, told))))
+
+
+def settles(setting: Setting, told: Told) -> float:
+    """Steps in which the norm settles, where decay takes more than a hundredth within one memory; else 0.
+
+    Memory and norm then move together, which no block follows.
+    """
+    lr, decay = told.lr * float(np.max(told.scale)), told.decay * float(np.max(told.decays))
+    memory = setting.rule.memory
+    taken = (
+        float(np.max(lr * decay)) * memory.total if setting.coupled else float(np.max(setting.rule.shrink(lr, decay)))
+    )
+    return 4 / taken if taken > 0.01 * (1 - memory.decay) else 0.0
+
+
+def stretches(setting: Setting, told: Told) -> list[tuple[int, int]]:
+    """The steps that are followed one by one, [from, to): the beginning, and what follows jumps of lr or decay.
+
+    Within a memory of a jump a step meets updates of another size in the weights, which blocks do not know. The largest
+    jumps go first; a run of many is followed for `SHORT` such steps in all.
+    """
+    begun = beginning(setting, told)
+    follows = math.ceil(max(8 / (1 - setting.rule.memory.decay), settles(setting, told)))
+    alone, left = np.zeros(told.steps + 1, dtype=bool), SHORT
+    alone[:begun] = True
+    for t in told.jumps(begun) if setting.rule.memory.decay > 0 else ():
+        left -= follows - int(np.count_nonzero(alone[t : t + follows]))
+        if left < 0:
+            break
+        alone[t : min(t + follows, told.steps)] = True
+    edges = np.flatnonzero(np.diff(alone, prepend=False))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def follow(setting: Setting, told: Told, square: Array, every: int) -> Path:
@@ -113,14 +100,15 @@ def follow(setting: Setting, told: Told, square: Array, every: int) -> Path:
     shape = (len(step), len(square))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         setting = replace(setting, merged=_gentle(setting, told, square))
-        parts = _step_by_step(setting, told, square, step)
+        parts = _walked(setting, told, square, step)
         before, after, gain, moved, scatter = (np.broadcast_to(x, shape) for x in parts)
         rotation = turn(before, after, gain, moved) * turning(setting, scatter)
         static, settled, delta = _static(setting, told, lr, decay)
+        lr, decay = lr * told.scale, decay * told.decays
     q = setting.power(before)
     return Path(
         step=step,
-        lr=lr * told.scale,
+        lr=lr,
         decay=decay,
         rotation=np.where(moved == 0, 0.0, rotation),
         square=after,
@@ -138,35 +126,59 @@ def _gentle(setting: Setting, told: Told, square: Array) -> bool:
     """Whether a coupled decay is so far below the gradient, at the start and at rest, that one class will do."""
     if setting.nodes is None:
         return True
-    memory, decay = setting.rule.memory, float(np.max(told.decay))
-    heavy = decay**2 * (memory.new + memory.old * memory.inflow / (1 - memory.decay)) ** 2 / memory.autocovariance()[0]
+    memory, decay = setting.rule.memory, np.max(told.decay) * told.decays
+    heavy = decay**2 * memory.total**2 / memory.autocovariance()[0]
     settled, _ = rest(setting, told.push(told.top * told.scale, decay))
     return bool(max(np.max(heavy * w / setting.power(w)) for w in (square, settled)) < 0.005)
 
 
-def _step_by_step(setting: Setting, told: Told, square: Array, step: Array) -> list[Array]:
+def _walked(setting: Setting, told: Told, square: Array, step: Array) -> list[Array]:
     """(before, after, gain, moved, scatter) of the kept steps."""
-    alone = len(square) == 1
-    one = setting.of_one() if alone else setting
-    neuron = Transient(one, float(square[0]) if alone else square)
-    count, keep = beginning(setting, told), set(step.tolist())
-    rows: list[tuple[Array, ...]] = []
-    for t in range(count):
+    one_by_one, parts = stretches(setting, told), list[list[Array]]()
+    state = Slow(0, square, square, square)
+    for (start, stop), then in zip(one_by_one, [*(a for a, _ in one_by_one[1:]), told.steps], strict=True):
+        merged, state, rows = _singly(setting, told, state, start, stop, step)
+        setting = replace(setting, merged=merged)
+        parts.append(rows)
+        late = step[(step > stop) & (step <= then)]
+        if len(late) or then < told.steps:
+            states = [state, *blocks(setting, state, then, told.at, told.reach)]
+            state = states[-1]
+            parts.append(_in_blocks(setting, told, states, late))
+    parts = [part for part in parts if len(part)]
+    return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+
+
+def _singly(
+    setting: Setting, told: Told, state: Slow, start: int, stop: int, step: Array
+) -> tuple[bool, Slow, list[Array]]:
+    """Steps from `start` to `stop` one by one: whether classes have become one, the state then, and what is kept."""
+    count = len(setting.size)
+    one = setting.of_one() if count == 1 else setting
+
+    def told_at(t: int) -> Push:
         push = told.at(t)
-        if alone:
-            push = Push(float(push.lr[0]), float(np.ravel(push.shrink)[0]), push.coupled)
-        taken = neuron.step(push)
+        return Push(*(float(np.ravel(x)[0]) for x in push)) if count == 1 else push
+
+    if count == 1:
+        state = state._replace(**{k: _alone(getattr(state, k)) for k in ("square", "second", "scatter")})
+    neuron = Transient(one, state.square) if start == 0 else resumed(one, state, told_at(start - 1))
+    keep = set(step[(step > start) & (step <= stop)].tolist())
+    rows: list[tuple[Array, ...]] = []
+    for t in range(start, stop):
+        taken = neuron.step(told_at(t))
         if t + 1 in keep:
             rows.append(tuple(taken))
-    found = [np.array([np.broadcast_to(x, square.shape) for x in column]) for column in zip(*rows, strict=True)]
-    late = step[step > count]
-    if not len(late):
-        return found
+    found = [np.array([np.broadcast_to(x, (count,)) for x in column]) for column in zip(*rows, strict=True)]
     setting = replace(setting, merged=neuron.setting.merged)
-    square_now, second = (_column(x, setting, alone) for x in (neuron.square, neuron.divisor_second))
-    start = Slow(count, square_now, second, np.broadcast_to(neuron.scatter, square.shape) + 0.0)
-    then = _in_blocks(setting, told, start, late)
-    return [np.concatenate([a, b]) if len(found) else b for a, b in zip(found or then, then, strict=True)]
+    square, second = (_column(x, setting, count == 1) for x in (neuron.square, neuron.divisor_second))
+    scatter = np.broadcast_to(neuron.scatter, (count,)) + 0.0
+    return neuron.setting.merged, Slow(stop, square, second, scatter), found
+
+
+def _alone(x: Array) -> Array | float:
+    """The state [1] or [classes, 1] of one neuron without the last axis."""
+    return float(x[0]) if np.ndim(x) == 1 else x[..., 0]
 
 
 def _column(x: Array | float, setting: Setting, alone: bool) -> Array:
@@ -175,9 +187,10 @@ def _column(x: Array | float, setting: Setting, alone: bool) -> Array:
     return np.broadcast_to(np.asarray(x)[..., None] if alone else x, columns) + 0.0
 
 
-def _in_blocks(setting: Setting, told: Told, start: Slow, step: Array) -> list[Array]:
-    """The same of late steps: the state between blocks is interpolated, and each kept step's law read off it."""
-    states = [start, *blocks(setting, start, told.steps, told.at, told.reach)]
+def _in_blocks(setting: Setting, told: Told, states: list[Slow], step: Array) -> list[Array]:
+    """The same of steps in blocks: the state between blocks is interpolated, and each kept step's law read off it."""
+    if not len(step):
+        return []
     times = np.array([state.t for state in states], dtype=np.float64)
     at = np.clip(np.searchsorted(times, step - 1, side="right") - 1, 0, len(times) - 2)
     part = ((step - 1 - times[at]) / (times[at + 1] - times[at]))[:, None]
@@ -193,21 +206,31 @@ def _in_blocks(setting: Setting, told: Told, start: Slow, step: Array) -> list[A
     second = between([s.second for s in states])
     scatter = between([s.scatter + 1e-300 for s in states])
     lr, decay = told.kept(step)
-    push = told.push(lr * told.scale, decay)
+    push = told.push(lr * told.scale, decay * told.decays)
+    if np.ndim(rises := told.rises(step - 1)):
+        push = push._replace(rises=rises[:, None])
     law = law_at(setting, Slow(0, square, second, scatter), push, step[:, None])
     before = setting.total(square)
     gain = setting.total(law.gain - law.loss * square)
-    return [before, before + gain, gain, setting.total(law.noise + law.pull * square), scatter]
+    return [before, before + gain, gain, setting.total(law.noise + law.pull * square), _turned(setting, law, scatter)]
+
+
+def _turned(setting: Setting, law: Balance, lengths: Array) -> Array:
+    """What scatter adds to the angle, where lengths scatter by this much for now."""
+    if not setting.scatters:
+        return lengths
+    share = lengths / (law.scatter.lengths + 1e-300)
+    return turned(setting, law.scatter._replace(lengths=lengths, crossed=law.scatter.crossed * share), law.radial)
 
 
 def _static(setting: Setting, told: Told, lr: Array, decay: Array) -> tuple[Array, Array, Array]:
     """(rotation, E|w|^2, share of w taken off) at the equilibrium of each kept step, each [T, G]."""
     pairs, where = np.unique(np.concatenate([lr, decay], axis=1), axis=0, return_inverse=True)
     lr, decay = pairs[:, :1], pairs[:, 1:]
-    push = told.push(lr * told.scale, decay)
+    push = told.push(lr * told.scale, decay * told.decays)
     square, law = rest(setting, push)
     moved = law.noise + law.pull * square
-    rotation = turn(square, square, 0.0 * square, moved) * turning(setting, at_rest(setting, law.delta))
+    rotation = turn(square, square, 0.0 * square, moved) * turning(setting, turned(setting, law.scatter, law.radial))
     # a coupled decay of 0 is a tiny one in the law, which divides by it
     forms = np.isfinite(square) & (law.delta > 1e-100) & (lr > 0)
     rotation, square = np.where(forms, rotation, 0.0), np.where(forms, square, np.where(lr > 0, math.inf, np.nan))

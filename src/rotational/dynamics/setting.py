@@ -23,11 +23,15 @@ Number = Any
 
 
 class Push(NamedTuple):
-    """What the optimizer is told at a step: lr, decay beside the gradient, and decay through it."""
+    """What the optimizer is told at a step: lr, decay beside the gradient, and decay through it.
+
+    `rises` is the share by which lr has grown in a step of late: past updates, still in the weights, were smaller.
+    """
 
     lr: Number
     shrink: Number
     coupled: Number
+    rises: Number = 0.0
 
 
 class Divided(NamedTuple):
@@ -134,6 +138,19 @@ class Setting:
         """q = E|g|^2 at E|w|^2 = `square`."""
         return self.gradient**2 / square if self.scale_invariant else self.gradient**2 + 0.0 * square
 
+    def shrink(self, push: Push, square: Number) -> Number:
+        """D: the decay beside the gradient, the loss's own counted in; less of it where it pulls towards a norm."""
+        shrink = push.shrink + push.lr * self.radial
+        return shrink - push.shrink * self.target / square**0.5 if self.aims else shrink
+
+    def favours(self, fresh: Number, forgets: Number) -> Number:
+        """What scale-invariance multiplies a coupled decay under Adam by.
+
+        Weights that are large get gradients that are small, and so are decayed a little more, as far as v, which
+        renews the share `fresh` in a step, follows the squares of weights, which forget the share `forgets` = 2 D.
+        """
+        return 1 + fresh / (fresh + forgets) * self.small if self.scale_invariant else 1.0
+
     @cached_property
     def unit(self) -> Number:
         """The squared amplitude of a step whose length does not depend on the gradient's."""
@@ -151,7 +168,7 @@ class Setting:
 
     @cached_property
     def fading(self) -> tuple[float, float]:
-        """(E 1/v, E 1/v^2) of Adamax's maximum, for gradients of unit variance."""
+        """(E 1/v', E g^2/v^2) of Adamax's maximum, for gradients of unit variance (see `fading_maximum`)."""
         assert isinstance(self.rule.scale, Max)
         return fading_maximum(self.rule.scale)
 

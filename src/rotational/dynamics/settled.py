@@ -16,19 +16,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rotational.dynamics.cautious import cautious, lasting
+from rotational.dynamics.scatter import Scatter, at_rest
 from rotational.dynamics.setting import Number, Push, Setting, at_least, mean_sign
-from rotational.memory import Memory, memory_tail
+from rotational.memory import Memory, memory_tail, sum_of_correlations
 from rotational.scale import Max, Rms, Sign
 
 
 class Balance(NamedTuple):
-    """What one step adds to W, and the share of it that it removes; `delta` the share of w."""
+    """What one step adds to W, and the share of it that it removes; `delta` the share of w.
+
+    `scatter` is that of lengths at rest, and `radial` the share of |u|^2 that runs along w.
+    """
 
     gain: Number
     loss: Number
     noise: Number
     pull: Number
     delta: Number
+    scatter: Scatter
+    radial: Number
 
 
 def second_at_rest(setting: Setting, square: Number, q: Number, coupled: Number) -> Number:
@@ -50,10 +56,7 @@ def balance(
     rule, law, small = setting.rule, setting.law, setting.small
     memory = rule.memory if memory is None else memory
     r0 = memory.autocovariance()[0]
-    total = memory.new + memory.old * memory.inflow / (1 - memory.decay)
-    shrink = push.shrink + push.lr * setting.radial
-    if setting.aims:
-        shrink = shrink - push.shrink * setting.target / square**0.5
+    shrink = setting.shrink(push, square)
     response, amplitude2 = 1.0, q * r0
     if isinstance(rule.scale, Rms | Max):
         divisor = (second / setting.size) ** 0.5 + setting.eps
@@ -72,31 +75,45 @@ def balance(
             shrink, lr = delta, along
         else:
             rest = 0.0
-        return _beside(
-            law.power, law.tail(memory, 1 - shrink) + lift, lr, amplitude2, shrink, rest, lasting(memory_tail(memory))
+        # updates of k steps ago were smaller by e^(-k rises)
+        tail = law.tail(memory, (1 - shrink) * np.exp(-push.rises)) * np.exp(-push.rises) + lift
+        spread = at_rest(setting, shrink * (2 - shrink))
+        if setting.scale_invariant:
+            amplitude2 = amplitude2 * (1 + spread.lengths)
+        growth = lr**2 * amplitude2
+        return Balance(
+            gain=growth * (law.power + 2 * (1 - shrink) * tail) + rest * lasting(memory_tail(memory)),
+            loss=shrink * (2 - shrink),
+            noise=growth * (law.power - 2 * shrink * tail) + rest,
+            pull=shrink**2,
+            delta=shrink,
+            scatter=spread,
+            radial=growth * tail**2 / (law.power * square + 1e-300),
         )
     coupled = push.coupled
     if isinstance(rule.scale, Sign):
         return _sign_of_both(setting, square, q, push, memory)
     coupled = coupled * law.decay
     step = push.lr * response
-    if isinstance(rule.scale, Rms) and rule.scale.kurtosis is not None and setting.scale_invariant:
-        # Weights that are large get gradients that are small, and so are decayed a little more, as far as
-        # v, a memory of 1/(1-b2) steps, follows the squares of weights that forget in 1/(2 D).
-        fresh = 1 - rule.scale.beta
-        coupled = coupled * (1 + fresh / (fresh + 2 * step * push.coupled * total) * small)
-    k, turn = stationary(memory, step, coupled + 1e-200)
+    if isinstance(rule.scale, Rms) and rule.scale.kurtosis is not None:
+        coupled = coupled * setting.favours(1 - rule.scale.beta, 2 * step * push.coupled * memory.total)
+    k, turning = stationary(memory, step, coupled + 1e-200)
     delta = _delta(memory, step, coupled) + 1e-200 * step
     loss = delta * (2 - delta)
-    growth = (law.power + 2 * law.tail(memory)) / (1 + 2 * memory_tail(memory))
+    growth = (law.power + 2 * law.tail(memory)) / sum_of_correlations(memory)
     goal = k * q * growth * (amplitude2 / (q * r0 * response**2))
-    return Balance(loss * goal, loss, goal * (2 * turn * law.power / growth - delta**2), delta**2, delta)
+    grown, radial = _grown(memory, step, coupled, k)
+    spread = at_rest(setting, grown)
+    if setting.scale_invariant:
+        goal = goal * (1 + spread.lengths)
+    noise = goal * (2 * turning * law.power / growth - delta**2)
+    return Balance(loss * goal, loss, noise, delta**2, delta, spread, radial)
 
 
 def rest(setting: Setting, push: Push, memory: Memory | None = None) -> tuple[Number, Balance]:
     """(W, balance) at equilibrium: where gain = loss W, and v is what it is there.
 
-    Raises ValueError where a decay so strong makes the step unstable.
+    Where there is none, for a decay of 0 or one so strong that the step is unstable, W is not finite.
     """
     power = relaxation(setting)
     square = 1.0 + 0.0 * (setting.gradient * setting.size * setting.target * push.lr * push.shrink * push.coupled)
@@ -164,31 +181,33 @@ def _sign_of_both(setting: Setting, square: Number, q: Number, push: Push, memor
     how much of c, beside what runs along w, there is: 2 k q (1 - cos)/step^2 is all of E|c|^2.
     """
     law, r0 = setting.law, memory.autocovariance()[0]
-    total = memory.new + memory.old * memory.inflow / (1 - memory.decay)
     decay = push.coupled + 1e-200
-    steady, noise, step = (decay * total) ** 2, q * r0, push.lr
+    steady, noise, step = (decay * memory.total) ** 2, q * r0, push.lr
     turning: Number = 1.0
     for _ in range(6):
         step = push.lr * mean_sign(setting, steady * square, noise) + 1e-200
         k, turning = stationary(memory, step, decay)
-        noise = at_least(q * k * (2 * turning / step**2 - steady), 0.2 * q * r0)
+        before, noise = noise, at_least(q * k * (2 * turning / step**2 - steady), 0.2 * q * r0)
+        if np.max(np.abs(noise / before - 1)) < 1e-5:
+            break
     delta = _delta(memory, step, decay)
     loss, moved = delta * (2 - delta), push.lr**2 * setting.size
-    growth = (law.power + 2 * law.tail(memory)) / (1 + 2 * memory_tail(memory))
-    return Balance(loss * growth * moved / (2 * turning), loss, moved + 0.0 * square, 0.0 * delta, delta)
+    growth = (law.power + 2 * law.tail(memory)) / sum_of_correlations(memory)
+    grown = loss * growth * moved / (2 * turning)
+    return Balance(grown, loss, moved + 0.0 * square, 0.0 * delta, delta, at_rest(setting, loss), 0.0 * delta)
 
 
-def _beside(
-    power: float, tail: Number, lr: Number, amplitude2: Number, shrink: Number, rest: Number, lasts: Number
-) -> Balance:
-    growth = lr**2 * amplitude2
-    return Balance(
-        gain=growth * (power + 2 * (1 - shrink) * tail) + rest * lasts,
-        loss=shrink * (2 - shrink),
-        noise=growth * (power - 2 * shrink * tail) + rest,
-        pull=shrink**2,
-        delta=shrink,
-    )
+def _grown(memory: Memory, step: Number, decay: Number, k: Number) -> tuple[Number, Number]:
+    """(what noise adds to W in a step, the share of |u|^2 along w) at rest of a linear rule with coupled decay, W = 1.
+
+    E<w, u> and E<s, u> of the noise u are what past updates left, as `transient` has it, unchanging.
+    """
+    m, (r0, r1) = memory, memory.autocovariance()
+    a11, a12, a21 = 1 - step * m.new * decay, -step * m.old, m.inflow * decay
+    pole = 1 - m.decay**2
+    left = -step * r1 / k / ((1 - m.decay * a11) * pole - m.decay**2 * a12 * a21)
+    xw, xs = left * pole, left * m.decay * a21
+    return step**2 * r0 / k - 2 * step * (a11 * xw + a12 * xs), xw**2 * k / r0
 
 
 def _delta(memory: Memory, step: Number, decay: Number) -> Number:

@@ -20,15 +20,16 @@ from typing import NamedTuple
 import numpy as np
 
 from rotational.dynamics.cautious import cautious, lasting
+from rotational.dynamics.coarse import Slow
 from rotational.dynamics.divisor import divisor_of
-from rotational.dynamics.scatter import scattered
+from rotational.dynamics.scatter import Scatter, scattered, turned
 from rotational.dynamics.setting import Divided, Number, Push, Setting, alike, at_least, mean_sign
 from rotational.memory import Filter, memory_tail
 from rotational.scale import Sign
 
 
 class Step(NamedTuple):
-    """One step: E|w|^2 before and after, its change, E|w' - w|^2, and Var|w|^2/W^2 before it."""
+    """One step: E|w|^2 before and after, its change, E|w' - w|^2, and what scatter adds to the angle (`turned`)."""
 
     before: Number
     after: Number
@@ -50,11 +51,11 @@ class Transient:
         memory, law = setting.rule.memory, setting.law
         self.setting, self.t = setting, 0
         self._filters, self._decay = memory.coefficients(), memory.decay
-        self._sum = memory.new + memory.old * memory.inflow / (1 - memory.decay)
         self._lasts = lasting(memory_tail(memory))
         self._linear = setting.coupled or setting.drift > 0  # something runs along w through the memory
         zero = 0.0 * (setting.gradient * setting.size * square)
-        self.scatter = self.mean = self._s_mean = self._m_mean = self._lift = zero
+        self.mean = self._s_mean = self._m_mean = self._lift = zero
+        self._scatter = Scatter(zero, zero, zero, zero)
         if setting.nodes is not None:
             zero, square = zero + 0.0 * setting.nodes[0], square * setting.nodes[0]
         self.divisor = divisor_of(setting, zero)
@@ -74,8 +75,13 @@ class Transient:
         return square + self.mean**2 if self.setting.drift else square
 
     @property
+    def scatter(self) -> Number:
+        """Var|w|^2/W^2 over neurons."""
+        return self._scatter.lengths
+
+    @property
     def divisor_second(self) -> Number:
-        """v before bias correction, entries summed; 1 where nothing is divided."""
+        """What is divided by, squared, before bias correction, entries summed; 1 where nothing is divided."""
         return 1.0 + 0.0 * self.square if self.divisor is None else self.divisor.second
 
     def step(self, push: Push) -> Step:
@@ -89,9 +95,7 @@ class Transient:
         amplitude, response = self._amplitude(now, sigma2, c_mean, got, xw, xs)
         xw, xs = amplitude * xw - self._lifted(push.lr * amplitude**2), amplitude * xs
         noise = amplitude**2 * got.spread
-        lr, shrink, rest = push.lr, push.shrink + push.lr * setting.radial, 0.0
-        if setting.aims:
-            shrink = shrink - push.shrink * setting.target / before**0.5
+        lr, shrink, rest = push.lr, setting.shrink(push, before), 0.0
         if setting.rule.decay == "cautious":
             shrink, lr, rest = cautious(setting, shrink, lr, self.square, xw, noise)
         off = -shrink - lr * response * now.new * got.coupled if self._linear else -shrink  # a11 - 1
@@ -107,8 +111,11 @@ class Transient:
         self._kept = self._decay**2 * self._kept + now.inflow**2 * got.power
         scatter = self.scatter
         if setting.scatters:
-            delta = shrink + lr * response * self._sum * got.coupled
-            self.scatter = scattered(setting, scatter, gain / before, delta)
+            grown = lr**2 * noise - 2 * lr * ((1 + off) * xw + a12 * xs)
+            fresh = now.inflow**2 * got.power / self._kept
+            self._scatter = scattered(setting, self._scatter, gain / before, grown / before, fresh)
+            seen = self._scatter._replace(lengths=scatter)  # what the step met
+            scatter = turned(setting, seen, xw**2 / (before * noise + 1e-300))
         if (
             setting.nodes is not None
             and setting.divides
@@ -118,6 +125,18 @@ class Transient:
         ):
             self._merge()
         return Step(before, before + gain, gain, moved, scatter)
+
+    def resume(self, state: Slow) -> None:
+        """Take no first steps: go on from here, where no bias is left, with what is fast still to be filled."""
+        self._filters = self.setting.rule.memory.coefficients(state.t)
+        self.hold(state)
+
+    def hold(self, state: Slow) -> None:
+        """Put what remembers long back to this, for another step from it."""
+        self.t, self._scatter = state.t, self._scatter._replace(lengths=state.scatter)
+        self.square = state.square if self.setting.nodes is None else state.square + 0.0 * self.setting.nodes[0]
+        if self.divisor is not None:
+            self.divisor.hold(state.second, self.setting.power(self.total))
 
     def _merge(self) -> None:
         """Go on with one class of weights."""
@@ -133,6 +152,8 @@ class Transient:
         """The gradient of this step, divided where the rule divides."""
         setting, mean, lam, mean2 = self.setting, 0.0, push.coupled, 0.0
         q = setting.power(before)
+        if setting.scatters and setting.scale_invariant:
+            q = q * (1 + self._scatter.lengths)
         if setting.drift:
             mean = setting.drift * q**0.5
             mean2 = mean**2
@@ -249,3 +270,20 @@ class Transient:
                 self._sy[i] = pole * (a21 * wy + self._decay * sy)
             else:
                 self._wy[i] = pole * (1 + off) * wy - new
+
+
+def resumed(setting: Setting, state: Slow, push: Push) -> Transient:
+    """Neurons that go on step by step from the end of a block, after steps like `push`.
+
+    All that is fast, the memory and what past updates left, is as so many steps from the held state make it.
+    """
+    if setting.nodes is not None and len(state.square) == 1:  # classes that have become one
+        setting = replace(setting, merged=True)
+        state = state._replace(square=state.square[0], second=state.second[0])
+    neuron = Transient(setting, 1.0)
+    neuron.resume(state)  # the memory's bias is none, whatever step it takes to be the first
+    for _ in range(math.ceil(6 / (1 - setting.rule.memory.decay))):
+        neuron.hold(state)
+        neuron.step(push)
+    neuron.hold(state)
+    return neuron
