@@ -67,4 +67,3 @@ def build(root: Path) -> str | None:
         said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
     made.unlink(missing_ok=True)
     return f"{command[0]} failed ({said})"
-

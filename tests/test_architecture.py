@@ -40,7 +40,19 @@ ALLOWED: dict[str, set[str]] = {
     # a run that has not begun
     "schedule": {"_check"},
     "outlook": {"rule", "report"},
-    "forecasts": {"_check", "correlation", "dynamics", "outlook", "rule", "scale", "schedule", "theory"},
+    "limits": {"dynamics", "scale"},
+    "forecasts": {
+        "_check",
+        "correlation",
+        "dynamics",
+        "limits",
+        "outlook",
+        "rule",
+        "scale",
+        "scaling",
+        "schedule",
+        "theory",
+    },
     "scaling": {"memory", "rule", "scale"},
     "retargeting": {"_check", "rule", "scaling", "theory"},
     "angles": {"_check", "records", "layers"},
@@ -91,7 +103,7 @@ WITHOUT_TORCH = (
     *("optim.recognise", "prediction", "report.page", "cli"),
     *("advice", "shapes", "weights", "runs", "report.outlook", "translating"),
     *("translation", "unmatched", "matching"),
-    *("schedule", "outlook", "forecasts", "scaling", "retargeting", "angles", "polar", "expected"),
+    *("schedule", "outlook", "forecasts", "limits", "scaling", "retargeting", "angles", "polar", "expected"),
 )
 """What loads without torch."""
 

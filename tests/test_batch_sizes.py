@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 
@@ -11,21 +12,21 @@ import pytest
 from compare import assert_same
 from rotational import forecast, rules, runs, scaling, walk
 from rotational.cli import main
-from rotational.forecasts import at_batch_sizes, signal
+from rotational.forecasts import at_batch_sizes
 from rotational.retargeting import Config, retarget
 
 RUN = {"weight_decay": 0.1, "lr": 1e-2, "steps": 800, "batch_size": 64}
 
 
 def test_the_noise_scale_is_where_mean_and_noise_are_equal():
-    assert signal("f", 100, 100) ** 2 == pytest.approx(0.5)
-    assert signal("f", 100, 300) == 0.5
+    assert scaling.signal(100, 100, 100)[0] ** 2 == pytest.approx(0.5)
+    assert scaling.signal(300, 100, 100)[0] == 0.5
     for batch in (1, 10, 1000):
         # |g|^2 = |G|^2 + noise/B, by hand
         mean, noise = 2.0, 50.0
         scale = noise / mean
         drift, ratio = scaling.signal(scale, batch, 10)
-        assert drift == signal("f", batch, scale) == pytest.approx(math.sqrt(mean / (mean + noise / batch)))
+        assert drift == pytest.approx(math.sqrt(mean / (mean + noise / batch)))
         assert ratio == pytest.approx(math.sqrt((mean + noise / batch) / (mean + noise / 10)))
     assert scaling.signal(None, 40, 10) == (0.0, 0.5)
 
@@ -166,6 +167,15 @@ def test_as_json(capsys):
     here = got["batch_sizes"][0]
     assert here["drift"] == 0.5
     assert here["timescale_samples"] == pytest.approx(64_000)
+
+
+def test_the_page_shows_the_table_of_the_terminal(capsys, tmp_path):
+    words = ("--batch-size", "64", "--noise-scale", "192", "--html", str(tmp_path / "plan.html"))
+    planned(capsys, *words)
+    text = html.unescape((tmp_path / "plan.html").read_text())
+    assert "<h2>The same lr, weight decay and data at other batch sizes (fan-in 64)</h2>" in text
+    assert "<th scope=row>16</th><td class=n>1,600</td><td class=n>0.28</td>" in text
+    assert "keep its direction throughout the run" in text
 
 
 # Learning rates that share a course -----------------------------------------------------------------------------------

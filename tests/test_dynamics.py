@@ -139,6 +139,16 @@ def test_blocks_are_the_steps_through_jumps_of_lr(name, course, monkeypatch):
     assert np.abs(coarse.rotation[turning] / fine.rotation[turning] - 1).max() < 0.02
 
 
+def test_adamax_goes_on_after_a_jump_of_a_long_run():
+    """With nothing in the memory yet when single steps are resumed; one neuron as plain numbers, several as arrays."""
+    lr = 1e-3 * np.where(np.arange(12_000) < 8000, 1.0, 0.5)
+    told = {"lr": lr, "weight_decay": 0.1, "steps": 12_000, "every": 500}
+    one = forecast(rules.adamax(decay="decoupled"), norm=0.3, size=64, **told)
+    three = forecast(rules.adamax(decay="decoupled"), norm=[0.3, 0.1, 1.0], size=64, **told)
+    assert np.isfinite(three.norm).all()
+    np.testing.assert_allclose(three.norm[:, 0], one.norm, rtol=5e-3)  # blocks are finer together
+
+
 def test_many_jumps_are_followed_for_so_many_steps_in_all():
     setting = Setting(rules.adamw(), size=np.ones(1), gradient=np.ones(1))
     stairs = 0.95 ** (np.arange(400_000) // 1000)

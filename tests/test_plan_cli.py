@@ -14,6 +14,7 @@ import torch
 from rotational import forecast, rules
 from rotational.cli import main
 from rotational.cli.drawing import drawn
+from rotational.report import outlook
 
 RUN = ("plan", "--optimizer", "adamw", "--lr", "1e-3", "--weight-decay", "0.1", "--steps", "300")
 DECAYING = {"lr": 1e-2, "weight_decay": 0.1, "steps": 2500}
@@ -142,6 +143,7 @@ def test_muon_takes_the_shapes_of_a_file(tmp_path, capsys):
         ("--decay-share 0.1", "--schedule wsd"),
         ("--schedule wsd --decay-share 2", "decay_share"),
         ("--batch-size 0", "batch_size"),
+        ("--optimizer adagrad", "its sum of squares never forgets"),
         ("--optimizer muon", "--shape ROWS COLUMNS"),
         ("--optimizer muon --shape 4 4 --fan-in 3", "instead of --fan-in"),
         ("--optimizer sgd --norm 1", "--gradient-norm"),
@@ -208,6 +210,15 @@ def test_a_figure_has_two_panels_and_few_points(given):
     assert figure.layout.yaxis.type == "log"
     assert [trace.line.dash for trace in figure.data] == [None, "dash", None, "dash"]
     assert figure.data[0].x[-1] == len(f.step)
+
+
+def test_a_drawn_norm_begins_before_the_first_step():
+    f = forecast(rules.adamw(), lr=1e-2, weight_decay=0.1, steps=5000, norm=[0.5, 2.0], size=64)
+    norms = [trace for trace in outlook.figure(f).data if trace.name == "norm"]
+    assert [(trace.x[0], trace.y[0], trace.x[1]) for trace in norms] == [(0, 0.5, 1), (0, 2.0, 1)]
+    assert len(norms[0].x) <= outlook.POINTS
+    unknown = outlook.figure(forecast(rules.adamw(), lr=1e-2, weight_decay=0.1, steps=50))
+    assert unknown.data[2].x[0] == 1
 
 
 def test_a_figure_without_units_shows_how_near_equilibrium_is():

@@ -130,6 +130,40 @@ def test_schedules_that_differ_are_not_mixed(counted):
         assert_same(group.forecast.lr[:, 0], alone.lr, 1e-9)
 
 
+@pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.SGD])
+def test_weight_decays_that_differ_are_one_propagation_and_the_same_as_alone(counted, make):
+    groups = [{"params": [nn.Parameter(torch.randn(4, 8 + i))], "weight_decay": 0.3 / (1 + i)} for i in range(5)]
+    opt = make([*groups, {"params": [nn.Parameter(torch.randn(4, 8))], "weight_decay": 0.0}], lr=1e-2)
+    together = rotational.predict(opt, torch.optim.lr_scheduler.CosineAnnealingLR(opt, 300), steps=300)
+    assert counted == [5]  # without decay there is no equilibrium to start from
+    assert "no equilibrium" in together[5].reason or "gradient" in together[5].reason
+    for i, p in enumerate(together[:5]):
+        lr = [1e-2 * (0.5 + 0.5 * math.cos(math.pi * t / 300)) for t in range(300)]
+        alone = forecast(p.rule, lr=lr, weight_decay=0.3 / (1 + i), steps=300, size=8 + i)
+        for name in ("rotation", "static", "weight_decay", "timescale"):
+            assert_same(getattr(p.forecast, name)[:, 0], getattr(alone, name), 1e-9)
+
+
+@pytest.mark.parametrize("decay", ["decoupled", "independent", "adamc"])
+def test_a_decay_that_would_take_the_whole_weight_is_found_in_the_neuron_that_has_it(decay):
+    kind = runs.Kind(8, 1.0, "rows", (4, 8))
+    lr = np.full(20, 1e-2)
+    top = 2.0 if decay == "independent" else 200.0
+    groups = [runs.Planned(rules.adamw(decay=decay), lr, wd, (kind,)) for wd in (0.1, top)]
+    fine, wrong = runs.forecasts(groups, 20, 1)
+    assert fine.forecast is not None
+    assert "would remove the whole weight" in wrong.reason
+
+
+def test_a_group_prints_where_its_forecast_is_off():
+    model = nn.Linear(64, 8, bias=False)
+    nn.init.normal_(model.weight, std=1e-3)
+    opt = torch.optim.RMSprop(model.parameters(), lr=1e-2, weight_decay=0.0)
+    p = rotational.predict(opt, steps=100, model=model)[0]
+    assert any("not corrected for bias" in note for note in p.forecast.notes)
+    assert all(f"  {note}" in str(p).splitlines() for note in p.forecast.notes)
+
+
 def test_muons_matrices_of_one_shape_are_one_propagation(counted):
     shapes = [(i, (8, 16) if i % 3 else (16, 8)) for i in range(12)]
     p = rotational.predict(torch.optim.Muon(many(shapes), weight_decay=0.1), steps=100)

@@ -53,7 +53,7 @@ def test_linear_scaling_is_goyal_et_al():
     assert row.rule == run.rule
     assert row.steps == 14_062  # 450,000/32, rounded
     # the timescale in epochs stays, and so does the net angle of a random walk over an epoch
-    assert_same(row.timescale_epochs, result.now.timescale_epochs, 1e-12)
+    assert_same(row.timescale_epochs, result.now.timescale_epochs, 0.03)  # 1/D at finite lr*weight_decay
     angle = [r.rotation * math.sqrt(run.dataset_size / r.batch_size) for r in (result.now, row)]
     assert_same(angle[1], angle[0], 2e-3)
 

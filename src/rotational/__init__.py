@@ -14,7 +14,7 @@ from rotational.walk import walk  # at once: loaded later, the module would shad
 if TYPE_CHECKING:
     from rotational import rules
     from rotational.angles import Angles, replay, replay_groups
-    from rotational.forecasts import forecast
+    from rotational.forecasts import at_batch_sizes, forecast
     from rotational.layers import groups, partition
     from rotational.monitor import watch
     from rotational.neurons import Neurons
@@ -40,6 +40,7 @@ _HOME = {
     "forecast": "forecasts",
     "Neurons": "neurons",
     "Rule": "rule",
+    "at_batch_sizes": "forecasts",
     "groups": "layers",
     "partition": "layers",
     "Held": "translation",
@@ -67,6 +68,7 @@ __all__ = [
     "Neurons",
     "Rule",
     "Translation",
+    "at_batch_sizes",
     "equilibrium",
     "forecast",
     "groups",

@@ -31,6 +31,7 @@ def number(
         raise TypeError(
             f"{call}({name}={value!r}): expected a number, got {type(value).__name__}.{_and(hint)}"
         ) from None
+    value = x if isinstance(value, float) else value  # numpy's floats print as their type
     inside = (x > low if above else x >= low) and (x < high if below else x <= high)
     if not (math.isfinite(x) and inside):
         raise ValueError(f"{call}({name}={value!r}): expected {_interval(name, low, high, above, below)}.{_and(hint)}")

@@ -210,4 +210,11 @@ def _log_within(y: float, beta: float) -> float:
     far = 1 + math.ceil(math.log(max(8.0 / y, 1.0)) / -math.log(beta)) if beta else 1
     step = max(1, far // 400)
     at = y * beta ** -(np.arange(0, far, step) + (step - 1) / 2)
-    return step * float(np.log([max(math.erf(x / math.sqrt(2)), 1e-300) for x in at]).sum())
+    return step * float(np.interp(np.log(at), *_log_erf()).sum())
+
+
+@lru_cache(maxsize=1)
+def _log_erf() -> tuple[np.ndarray, np.ndarray]:
+    """(log y, log P(|z| <= y)), for interpolation: a million values at once."""
+    points = np.linspace(math.log(1e-7), math.log(9.0), 40_000)
+    return points, np.array([math.log(math.erf(y / math.sqrt(2))) for y in np.exp(points).tolist()])

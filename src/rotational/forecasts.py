@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rotational import _check, schedule, theory
+from rotational import _check, limits, scaling, schedule, theory
 from rotational.correlation import Shape
 from rotational.dynamics.path import Path, Told, follow
 from rotational.dynamics.setting import Setting
@@ -65,7 +65,9 @@ def forecast(
 
     The noise is white, and so is the walk; the first steps, the memory's filling, a second moment that lags, a
     schedule and finite lr*weight_decay are all followed. Runs longer than 6000 steps are integrated in blocks after
-    their beginning. Raises TypeError or ValueError for numbers out of range and schedules that are too short.
+    their beginning. `Forecast.notes` says where the simulator found a forecast off.
+
+    Raises TypeError or ValueError for numbers out of range and schedules that are too short.
 
     >>> from rotational import rules
     >>> cosine = lambda t: 3e-3 * (0.5 + 0.5 * math.cos(math.pi * t / 10_000))
@@ -132,6 +134,8 @@ def at_batch_sizes(
     """
     call = "at_batch_sizes"
     steps, here = _check.whole(call, "steps", steps), _check.number(call, "batch_size", batch_size, low=0, above=True)
+    if noise_scale is not None:
+        noise_scale = _check.number(call, "noise_scale", noise_scale, low=0, above=True)
     courses = [schedule.values(call, name, x, steps) for name, x in (("lr", lr), ("weight_decay", weight_decay))]
     rows: list[AtBatchSize] = []
     for i, size in enumerate(batch_sizes):
@@ -143,14 +147,11 @@ def at_batch_sizes(
             )
         # The same lr at the same share of the run: the middle of a step tells which of the old ones it was in.
         at = ((np.arange(count) + 0.5) * steps / count).astype(int)
-        drift, squared = 0.0, here / there
-        if noise_scale is not None:
-            drift, reference = (signal(call, b, noise_scale) for b in (there, here))
-            squared = (reference / drift) ** 2
-        gradient = None if gradient_norm is None else gradient_norm * math.sqrt(squared)
+        drift, grown = scaling.signal(noise_scale, there, here)
+        gradient = None if gradient_norm is None else gradient_norm * grown
         lrs, decays = (x[at] if isinstance(x, np.ndarray) else x for x in courses)
         told |= {"lr": lrs, "weight_decay": decays, "gradient_norm": gradient, "drift": drift * follow, "every": every}
-        rows.append(AtBatchSize(size, count, drift, math.sqrt(squared), forecast(rule, steps=count, **told)))
+        rows.append(AtBatchSize(size, count, drift, grown, forecast(rule, steps=count, **told)))
     matters = "norm" if isinstance(rule.scale, Raw) else "size" if rule.decay == "coupled" else "mean"
     return BatchSizes(rows, unit, noise_scale, follow, _MATTERS[matters])
 
@@ -166,21 +167,6 @@ _MATTERS = {
 """What of the gradient a rule's rotation depends on."""
 
 
-def signal(call: str, batch_size: float, noise_scale: float) -> float:
-    """|E g|/gradient_norm at a batch size, the `drift` of a forecast: sqrt(B/(B + noise_scale)).
-
-    `noise_scale` is tr(covariance)/|E g|^2 of the gradient of one example (or token), in the unit of `batch_size`.
-
-    >>> signal("forecast", batch_size=256, noise_scale=768)
-    0.5
-
-    Source: McCandlish et al. 2018 (arXiv 1812.06162), section 2.2.
-    """
-    batch_size = _check.number(call, "batch_size", batch_size, low=0, above=True)
-    noise_scale = _check.number(call, "noise_scale", noise_scale, low=0, above=True)
-    return math.sqrt(batch_size / (batch_size + noise_scale))
-
-
 def propagate(
     call: str,
     setting: Setting,
@@ -192,9 +178,10 @@ def propagate(
     *,
     known: bool,
     scale: np.ndarray | None = None,
+    decays: np.ndarray | None = None,
 ) -> Forecast:
-    """The forecast of a checked setting; `scale` multiplies lr, one entry for each neuron."""
-    told = Told(setting, lr, decay, np.ones_like(setting.size) if scale is None else scale, steps)
+    """The forecast of a checked setting; `scale` multiplies lr and `decays` the decay, an entry for each neuron."""
+    told = Told(setting, lr, decay, np.ones_like(setting.size) if scale is None else scale, steps, decays)
     _bounded(call, setting, told)
     notes: list[str] = []
     if norm is None:
@@ -204,12 +191,7 @@ def propagate(
         square = np.broadcast_to(norm**2, setting.size.shape) + 0.0
     initial = np.sqrt(square) if known else None
     path = follow(setting, told, square, every)
-    if path.outweighed.any():
-        last = int(path.step[path.outweighed.any(axis=1)].max())
-        notes.append(
-            f"Up to step {last:,} decay outweighs the gradient: weights shrink by a fixed amount rather than in "
-            "proportion, which is followed class by class of their initial size."
-        )
+    notes += limits.notes(setting, told, square, path)
     return _result(setting, path, initial, tuple(notes))
 
 
@@ -320,7 +302,7 @@ def _neurons(call: str, name: str, value: Any) -> np.ndarray | None:
         return np.array([check(call, name, value)])
     if np.ndim(value) != 1 or len(value) == 0:
         raise ValueError(f"{call}({name}=array of {np.ndim(value)} axes): expected a number, or one for each neuron.")
-    return np.array([check(call, f"{name}[{i}]", x) for i, x in enumerate(value)])
+    return np.array([check(call, f"{name}[{i}]", x) for i, x in enumerate(np.asarray(value).tolist())])
 
 
 def _whole(call: str, name: str, value: Any) -> float:
@@ -343,7 +325,8 @@ def _drift(call: str, drift: float, batch_size: Any, noise_scale: Any) -> float:
         raise ValueError(
             f"{call}({name}={value!r}): only both tell how much of a gradient is noise; give {other}= too."
         )
-    return signal(call, batch_size, noise_scale)
+    at = _check.number(call, "batch_size", batch_size, low=0, above=True)
+    return scaling.signal(_check.number(call, "noise_scale", noise_scale, low=0, above=True), at, at)[0]
 
 
 def _count(call: str, steps: int, arrays: dict[str, np.ndarray | None]) -> int:
@@ -356,8 +339,10 @@ def _count(call: str, steps: int, arrays: dict[str, np.ndarray | None]) -> int:
 
 def _bounded(call: str, setting: Setting, told: Told) -> None:
     """Refuse a decay that takes the whole weight in one step."""
-    lr, rule = told.lr * float(np.max(told.scale)), setting.rule
-    taken = lr * told.decay if rule.decay == "coupled" else rule.shrink(lr, told.decay, float(np.max(lr)) or None)
+    rule = setting.rule
+    taken = told.lr * told.decay if rule.decay == "coupled" else rule.shrink(told.lr, told.decay, told.top or None)
+    # every decay but the independent goes with lr
+    taken = taken * float(np.max(told.decays if rule.decay == "independent" else told.scale * told.decays))
     if rule.decay == "coupled" and not isinstance(rule.scale, Raw):
         return  # divided by the size of the gradient, it cannot take more than the rule's step
     if np.max(taken) >= 1:

@@ -106,10 +106,7 @@ class Told:
         """The rule's equilibrium."""
         state = theory.equilibrium(rule, lr, weight_decay, **self.given(rule))
         assert state.rotation is not None
-        assert state.half_life is not None
-        # 1/D by whatever way decay enters: SGD's momentum multiplies it
-        timescale = theory.relaxation(rule, self.scale_invariant) * state.half_life / math.log(2)
-        return Rest(state.rotation, timescale, state.norm)
+        return Rest(state.rotation, state.timescale, state.norm)
 
     def at_rest(self, origin: Origin) -> Rest:
         """A source's, at its highest lr or angle."""

@@ -291,7 +291,7 @@ class BatchSizes(Sequence[AtBatchSize]):
         )
 
     def sentences(self) -> list[str]:
-        """What is assumed, and what of the gradient counts under this rule."""
+        """What is assumed, what of the gradient counts under this rule, and the notes of the forecasts."""
         if self.noise_scale is None:
             assumed = f"Gradients are taken as noise alone, whose length falls as 1/sqrt({self.unit} in a batch)."
         else:
@@ -300,7 +300,8 @@ class BatchSizes(Sequence[AtBatchSize]):
                 if self.followed
                 else "gradients of that size are taken as noise, for the mean of so long a run is not followed here."
             )
-        return [self._said, assumed, "lr, weight decay and data are the same in every row."]
+        notes = dict.fromkeys(note for row in self for note in row.forecast.notes)
+        return [self._said, assumed, "lr, weight decay and data are the same in every row.", *notes]
 
     def __str__(self) -> str:
         lines = self.table()

@@ -66,7 +66,11 @@ class GroupPrediction:
         if self.forecast is None:
             return said
         return "\n".join(
-            [said, *(f"  {name}: {_outlook(self.forecast.neuron(i))}" for i, name in enumerate(self.names))]
+            [
+                said,
+                *(f"  {name}: {_outlook(self.forecast.neuron(i))}" for i, name in enumerate(self.names)),
+                *(f"  {note}" for note in self.forecast.notes),
+            ]
         )
 
     def _now(self) -> str:

@@ -91,8 +91,8 @@ class Scaled(Config):
     changes      betas and eps, where the rule moves them
     drift        |E g|/|g|, the share of the gradient that is its mean; None without a noise_scale
     rotation     radians per step at rest, of noise alone: what a mean adds, forecast(drift=row.drift) follows
-    timescale    steps that the weights remember, 1/(lr*weight_decay) under a decoupled decay; also in tokens (or
-                 samples) and in epochs, and as a share of the run
+    timescale    steps that the weights remember, 1/D, which is 1/(lr*weight_decay) where decay is decoupled; also in
+                 tokens (or samples) and in epochs, and as a share of the run
     transient    steps from far below to within 5% of the norm at rest; also as a share of the run
 
     None stands where theory would need more: size and gradient_norm for L2 with Adam, the shape for Muon.
@@ -263,8 +263,7 @@ def _scaled(config: Config, target: Mapping[str, Any], law: Law | None, ratios: 
         told.update(timescale=steps, timescale_tokens=tokens, timescale_share=steps / run.steps)
         told.update(timescale_epochs=tokens / run.dataset_size if run.dataset_size else None)
     if state.half_life is not None:
-        # From far below, |w|^p grows as 1 - 2^(-t/half-life), and |w| is within 5% once |w|^p is above 0.95^p.
-        arrival = -state.half_life * math.log2(1 - 0.95 ** theory.relaxation(run.rule))
+        arrival = theory.arrival(state.half_life, theory.relaxation(run.rule))
         told.update(transient=arrival, transient_share=arrival / run.steps)
     return Scaled(**told)
 

@@ -1,7 +1,7 @@
 """Forecasts of the param groups of an optimizer along its scheduler: what `predict(optimizer, scheduler, steps)` adds.
 
-Neurons that share a rule, a weight decay and the shape of their lr schedule (and for Muon that of their matrix) are
-propagated together, whatever their groups, sizes, norms and peak learning rates.
+Neurons that share a rule and the shape of their lr schedule (and for Muon that of their matrix) are propagated
+together, whatever their groups, sizes, norms, weight decays and peak learning rates.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def forecasts(groups: Sequence[Planned], steps: int, every: int) -> list[Outcome
             for k, kind in enumerate(group.kinds):
                 shape = kind.matrix if isinstance(group.rule.scale, Polar) else None
                 course = id(group.lr) if isinstance(group.lr, np.ndarray) else None
-                key = (group.rule, group.weight_decay, course, shape)
+                key = (group.rule, group.weight_decay > 0, course, shape)
                 batches.setdefault(key, []).append((i, k))
     columns: dict[tuple[int, int], tuple[Forecast, int] | str] = {}
     for (*_, shape), members in batches.items():
@@ -182,12 +182,13 @@ def _together(
             "predict",
             setting,
             first.lr,
-            first.weight_decay,
+            1.0,
             steps,
             norms,
             every,
             known=known(setting, arrays),
             scale=tops / first.top * first.scale,
+            decays=np.array([groups[i].weight_decay for i, _ in members]),
         )
     except ValueError as error:
         own = {i: [member for member in members if member[0] == i] for i, _ in members}
@@ -261,7 +262,10 @@ def _held(group: Planned, steps: int, every: int) -> Outcome:
     lr_t, turned = (np.broadcast_to(x[:, None], shape) for x in (lr, rotation))
     norms = [kind.norm for kind in group.kinds]
     norm = None if None in norms else np.broadcast_to(np.array(norms, dtype=np.float64), shape)
-    taken = np.broadcast_to(np.asarray(group.rule.shrink(lr, group.weight_decay))[:, None], shape)
+    rule, decay = group.rule, group.weight_decay
+    raw = rule.decay == "coupled" and isinstance(rule.scale, Raw)
+    taken = theory.decay_gain(rule) * lr * decay if raw else rule.shrink(lr, decay)
+    taken = np.broadcast_to(np.asarray(taken)[:, None], shape)
     with np.errstate(divide="ignore"):
         timescale = np.where(taken > 0, 1 / taken, np.inf)
     return Outcome(

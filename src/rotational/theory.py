@@ -30,7 +30,9 @@ class Equilibrium:
     norm         root mean square of |w|
     update       RMS length of the change of w in one step, decay included
     half_life    steps in which the distance of the norm from its equilibrium halves
-    timescale    1/(lr*weight_decay) in steps: how far back the weights remember
+    timescale    1/D in steps, 1/(lr*weight_decay) where decay is decoupled: how far back the weights remember, D being
+                 the share of w that a step takes off (SGDM's memory takes lr*weight_decay/(1 - momentum), and Adam
+                 divides a coupled decay by the gradient's size)
 
     >>> from rotational import rules
     >>> print(equilibrium(rules.sgd(momentum=0.9), lr=0.1, weight_decay=1e-4).norm)  # needs gradient_norm=
@@ -98,9 +100,9 @@ def equilibrium(
         norm = None if size is None else lr * math.sqrt(size * _tau(rule) / (2 * push.shrink))
         rotation = rate(rule, lr, weight_decay)
         update = None if norm is None else norm * rotation
-        return Equilibrium(rotation, norm, update, *_times(setting, push.shrink, push.shrink))
+        return Equilibrium(rotation, norm, update, *_times(setting, push.shrink))
     if isinstance(rule.scale, Polar) and shape is None:
-        return Equilibrium(None, None, None, *_times(setting, push.shrink, push.shrink))
+        return Equilibrium(None, None, None, *_times(setting, push.shrink))
     square, law = settled.rest(setting, push)
     if not (math.isfinite(square) and law.loss > 0):
         raise ValueError(f"{call}({rule.name}): decay this strong makes the step unstable; lower lr*weight_decay.")
@@ -111,8 +113,7 @@ def equilibrium(
     )
     known = gradient_norm is not None if isinstance(rule.scale, Raw) else setting.known
     norm, update = (math.sqrt(square), math.sqrt(moved)) if known else (None, None)
-    strength = push.shrink if not setting.coupled else _strength(setting, lr, weight_decay, float(square))
-    return Equilibrium(rotation, norm, update, *_times(setting, float(law.delta), strength))
+    return Equilibrium(rotation, norm, update, *_times(setting, float(law.delta)))
 
 
 def described(
@@ -162,16 +163,20 @@ def depends_on_gradient(setting: Setting) -> bool:
     return setting.coupled and not isinstance(setting.rule.scale, Raw)
 
 
-def _times(setting: Setting, delta: float, strength: float) -> tuple[float, float]:
-    return math.log(2) / (settled.relaxation(setting) * delta), 1 / strength
+def _times(setting: Setting, taken: float) -> tuple[float, float]:
+    """Half-life and time scale, from the share of w that a step takes off."""
+    return math.log(2) / (settled.relaxation(setting) * taken), 1 / taken
 
 
-def _strength(setting: Setting, lr: float, weight_decay: float, square: float) -> float:
-    """What a coupled decay takes off a weight whose gradient is as it is at rest: lr wd over the divisor."""
-    if isinstance(setting.rule.scale, Raw):
-        return lr * weight_decay
-    second = settled.second_at_rest(setting, square, setting.power(square), weight_decay)
-    return lr * weight_decay * math.sqrt(setting.size / second)
+def arrival(half_life: float, power: int) -> float:
+    """Steps from a norm far below equilibrium to within 5% of it; `power` is that of `relaxation`.
+
+    From far below, |w|^p grows as 1 - 2^(-t/half-life), and |w| is within 5% once |w|^p is above 0.95^p.
+
+    >>> [round(arrival(1.0, power), 1) for power in (2, 3, 4)]
+    [3.4, 2.8, 2.4]
+    """
+    return -half_life * math.log2(1 - 0.95**power)
 
 
 def rate(rule: Rule, lr: float, weight_decay: float) -> float:

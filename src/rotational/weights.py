@@ -27,10 +27,12 @@ _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 def read(path: str | Path) -> list[Matrix]:
     """The matrices of a safetensors file or a torch state dict; rows (the first axis) are taken for neurons.
 
-    Vectors (biases, gains) and integers are passed over. Raises FileNotFoundError for a missing file, and ValueError
+    Vectors (biases, gains) and integers are passed over. Raises OSError for a missing file or a folder, and ValueError
     for a file that is no checkpoint, is damaged, or holds no tensor of two axes or more.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"plan(weights={str(path)!r}): this is a folder; name the file.")
     if not path.is_file():
         raise FileNotFoundError(f"plan(weights={str(path)!r}): there is no such file.")
     found = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)

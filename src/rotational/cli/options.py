@@ -50,7 +50,7 @@ _OPTIONS = {option for taken in _TAKES.values() for option in taken}
 def add(parser: argparse.ArgumentParser) -> None:
     """Tell argparse what names a rule, with lr and weight decay."""
     parser.add_argument(
-        "--optimizer", choices=OPTIMIZERS, required=True, help="adam is Adam with L2 (torch.optim.Adam)"
+        "--optimizer", type=_lawful, choices=OPTIMIZERS, required=True, help="adam is Adam with L2 (torch.optim.Adam)"
     )
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--weight-decay", type=float, required=True)
@@ -64,6 +64,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decay", choices=DECAYS, help="how weight decay enters (default: the optimizer's own way)")
     parser.add_argument("--linearised", action="store_true", help="lion: the paper's approximation of the sign")
     parser.add_argument("--shape", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="muon: of the matrix")
+
+
+def _lawful(name: str) -> str:
+    """The name of an optimizer, if it may have a law at all."""
+    if name == "adagrad":
+        raise argparse.ArgumentTypeError(
+            "adagrad has no law: its sum of squares never forgets, so nothing comes to rest"
+        )
+    return name
 
 
 def rule(options: argparse.Namespace) -> Rule:

@@ -32,6 +32,8 @@ LEGEND = (
     "static formula; the step from which it stays within 10% of that; the share of steps that are not."
 )
 
+OTHERS = "The same lr, weight decay and data at other batch sizes"
+
 
 def add(commands: Commands) -> None:
     """Tell argparse of the command."""
@@ -111,7 +113,7 @@ def _compared(console: Console, batches: BatchSizes, name: str) -> None:
         shown.add_column(title, justify="right", overflow="fold")
     for row in rows:
         shown.add_row(*row)
-    console.print(Text.assemble(("The same lr, weight decay and data at other batch sizes", "bold"), f" ({name})"))
+    console.print(Text.assemble((OTHERS, "bold"), f" ({name})"))
     console.print(shown)
     console.print(batches.legend, style="dim")
     for sentence in batches.sentences():
@@ -173,7 +175,8 @@ def sentences(plan: Plan) -> list[tuple[str, str]]:
                 f" (for all; numbers of {names[0]})" if len(names) == len(plan.kinds) else f" (for {', '.join(names)})"
             )
         found.append((a.kind.capitalize(), a.sentence + about))
-    notes = dict.fromkeys([*kinds.notes(plan.options, plan.rule, plan.kinds), *plan.forecasts[0].notes])
+    of_forecasts = [note for f in plan.forecasts for note in f.notes]
+    notes = dict.fromkeys([*kinds.notes(plan.options, plan.rule, plan.kinds), *of_forecasts])
     return found + [("Note", note) for note in notes if not any(note == a.sentence for a, _ in plan.advice)]
 
 
@@ -232,6 +235,11 @@ def plain(x: Any) -> Any:
 def _page(plan: Plan) -> None:
     from rotational.report import outlook  # plotly takes a moment to load
 
+    more: list[outlook.Section] = []
+    if plan.batches is not None:
+        titles, *rows = plan.batches.table()
+        said = [plan.batches.legend, *plan.batches.sentences()]
+        more.append(outlook.Section(f"{OTHERS} ({plan.kinds[0].name})", (titles, rows), said))
     outlook.write(
         plan.options.html,
         f"Plan of a run under {plan.rule.name}",
@@ -240,4 +248,5 @@ def _page(plan: Plan) -> None:
         table(plan),
         sentences(plan),
         legend=LEGEND,
+        more=more,
     )

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from rotational import shapes
+from rotational import _check, shapes
 from rotational.advice import Advice, advise
 from rotational.cli import kinds
 from rotational.cli.kinds import Kind
@@ -65,6 +65,11 @@ def _checked(options: argparse.Namespace) -> None:
         raise ValueError(f"plan(steps={options.steps}): expected at most {LONGEST:,} steps.")
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"plan(batch_size={options.batch_size}): expected a whole number of samples, 1 or more.")
+    for name in ("norm", "gradient_norm"):
+        if (value := getattr(options, name)) is not None:
+            _check.number("plan", name, value, low=0, above=True)
+    for size in options.fan_in or ():
+        _check.whole("plan", "fan_in", size)
     for flag, value in (("--noise-scale", options.noise_scale), ("--batch-sizes", options.batch_sizes)):
         if value is not None and options.batch_size is None:
             raise ValueError(f"{flag} says something only beside the run's own --batch-size; give both.")

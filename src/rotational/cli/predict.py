@@ -61,16 +61,25 @@ def _rows(options: argparse.Namespace, rule: Rule, state: Equilibrium) -> list[t
 
     rotation, norm = state.rotation or 0.0, state.norm or 0.0
     memory = math.inf if _product(options) == 0 else 1 / _product(options)
-    rows = [
+    return [
         ("rotation", shown("rotation", f"{rotation:.3g} rad/step  ({math.degrees(rotation):.3g}°)")),
         ("norm", shown("norm", "grows without end" if math.isinf(norm) else f"{norm:.4g}")),
         ("update size", shown("update", f"{state.update or 0.0:.3g} per step")),
         ("half-life", shown("half_life", told(state.half_life or 0.0))),
-        ("1/(lr*wd)", told(memory)),
+        ("timescale", shown("timescale", _remembered(rule, state.timescale or 0.0, memory))),
     ]
-    if state.timescale is not None and not math.isclose(state.timescale, memory):
-        rows.append(("timescale", f"{told(state.timescale)}, as decay runs through the optimizer's memory and scale"))
-    return rows
+
+
+def _remembered(rule: Rule, timescale: float, memory: float) -> str:
+    """1/D, and where it is not 1/(lr*wd), why."""
+    if timescale == memory or math.isclose(timescale, memory):
+        return f"{told(timescale)}, 1/(lr*wd)"
+    why = {
+        "coupled": "decay runs through the optimizer's memory and scale",
+        "independent": "decay is not multiplied by lr",
+        "cautious": "decay acts on a part of the entries",
+    }
+    return f"{told(timescale)}; 1/(lr*wd) is {told(memory)}, but {why.get(rule.decay, 'decay is not that of lr alone')}"
 
 
 def _needed(options: argparse.Namespace, rule: Rule, field: str) -> str:
@@ -110,9 +119,7 @@ def _sentence(options: argparse.Namespace, rule: Rule, state: Equilibrium) -> st
             "Under L2 regularisation the decay is divided by the size of the gradient too, so each layer turns at a "
             "rate of its own: give --fan-in and --gradient-norm (at length 1) of a layer to see its rate."
         )
-    # From far below, |w|^p grows as 1 - 2^(-t/half-life), and |w| is within 5% once |w|^p is above 0.95^p.
-    power = theory.relaxation(rule, not options.scale_sensitive)
-    arrival = -state.half_life * math.log2(1 - 0.95**power)
+    arrival = theory.arrival(state.half_life, theory.relaxation(rule, not options.scale_sensitive))
     return (
         f"Neurons settle at an average turn of {math.degrees(state.rotation):.3g}° per step. From a norm far "
         f"below, it takes at least about {told(arrival)} to come within 5% of it: a run shorter than that never "

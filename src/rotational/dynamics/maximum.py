@@ -54,37 +54,50 @@ class FadingMaximum:
             self._fade(-math.log(beta))
         else:
             self._below = np.zeros(self._grid.shape)
-        share, inverse = self._seen(self._below, spread, steady, first=t == 1)
-        self._below = self._below + _log_between(np.exp(self._grid), spread, steady)
+        matters = self._matters(spread, steady)
+        grid, below = self._grid[..., matters], self._below[..., matters]
+        share, inverse = self._seen(grid, below, spread, steady, first=t == 1)
+        below = below + _log_between(np.exp(grid), spread, steady)
+        self._below = self._below.copy()
+        self._below[..., matters] = below
         # What is remembered stands in v too, by the size that it had; gradients of many sizes are one of their mean.
         sigma2, power = now.new**2 * q + now.old**2 * kept, now.new**2 * share
-        if now.old and t > 1:
+        if now.old and np.all(kept > 0):
             typical = self._squares / kept
             spread = np.sqrt(np.asarray(typical / size + 0.0 * square))[..., None]
-            others = np.minimum(self._below - _log_between(np.exp(self._grid), spread, steady), 0.0)
-            power = power + now.old**2 * kept / typical * self._seen(others, spread, steady)[0]
+            others = np.minimum(below - _log_between(np.exp(grid), spread, steady), 0.0)
+            power = power + now.old**2 * kept / typical * self._seen(grid, others, spread, steady)[0]
         decay = self._setting.rule.memory.decay
         self._squares = decay**2 * self._squares + now.inflow**2 * q**2
         self.second = _plain(np.asarray(sigma2 * self._setting.fading[1] / power))
         amplitude, root = (size * power / sigma2) ** 0.5, (q / size) ** 0.5
         return gradient._replace(amplitude=_plain(np.asarray(amplitude)), response=_plain(np.asarray(inverse / root)))
 
-    def _seen(
-        self, others: np.ndarray, spread: np.ndarray, steady: np.ndarray, *, first: bool = False
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(E g^2/v^2, E 1/v in units of g) of a gradient, `others` being log P(v' <= y) of all others."""
+    def _matters(self, spread: np.ndarray, steady: np.ndarray) -> slice:
+        """The points at which v may be: below them it is for no neuron, and above them neither v nor a gradient is."""
         assert self._grid is not None
+        axes = tuple(range(self._grid.ndim - 1))
+        may = np.any(self._below > -40.0, axis=axes)
+        reached = np.any((self._below < -1e-15) | (self._grid < np.log(9 * spread + steady)), axis=axes)
+        first, last = int(np.argmax(may)), POINTS - int(np.argmax(reached[::-1]))
+        return slice(max(first - 1, 0), min(max(last, first) + 2, POINTS))
+
+    def _seen(
+        self, grid: np.ndarray, others: np.ndarray, spread: np.ndarray, steady: np.ndarray, *, first: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(E g^2/v^2, E 1/v in units of g) of a gradient, `others` being log P(v' <= y) of all others on `grid`."""
         apart = spread**2 / (spread**2 + steady**2)
         # where the gradient is the maximum, u is its sign, which follows the decay once that outweighs the noise
         sign = (apart * (1 - apart)) ** 0.5
         if first:
             return apart[..., 0], sign[..., 0]
         mass = np.diff(np.exp(others), axis=-1, prepend=0.0)
-        y = np.exp(self._grid - CELL / 2)  # where the mass of a cell is
+        y = np.exp(grid - CELL / 2)  # where the mass of a cell is
         x, within = y / spread, _between(y, spread, steady)
         left = np.maximum(x - steady / spread, 0.0)
+        beside = _within(left) if np.any(steady) else within
         # E(z^2; |g| <= y), which a density that falls bounds by x^2/3
-        part = within * np.minimum(x**2 / 3, 1 - left * math.sqrt(2 / math.pi) * np.exp(-(left**2) / 2) / _within(left))
+        part = within * np.minimum(x**2 / 3, 1 - left * math.sqrt(2 / math.pi) * np.exp(-(left**2) / 2) / beside)
         share = (mass * ((1 - within) * apart + part / x**2)).sum(-1)
         return share, (mass * (within / x + (1 - within) * sign)).sum(-1)
 
@@ -142,6 +155,8 @@ def _within(x: np.ndarray) -> np.ndarray:
 
 def _between(y: np.ndarray, spread: np.ndarray, steady: np.ndarray) -> np.ndarray:
     """P(|spread z + steady| <= y)."""
+    if not np.any(steady):
+        return _within(y / spread)
     low, high = (y - steady) / spread, (y + steady) / spread
     return np.clip((np.sign(low) * _within(np.abs(low)) + _within(high)) / 2, 1e-12, 1.0)
 

@@ -104,8 +104,8 @@ class Transient:
         self._write(off, a12, a21, lr * amplitude, rho)
         if setting.drift:
             u_mean = self._mean_update(sigma2, c_mean, response * got.bend)
-            old, self.mean = self.mean, (1 + off) * self.mean + a12 * self._s_mean - lr * u_mean
-            self._s_mean = a21 * old + self._decay * self._s_mean
+            old, self.mean = self.mean, self._one((1 + off) * self.mean + a12 * self._s_mean - lr * u_mean)
+            self._s_mean = self._one(a21 * old + self._decay * self._s_mean)
             self._m_mean = self._decay * self._m_mean + now.inflow * got.mean
             gain, moved = gain + self.mean**2 - old**2, moved + (self.mean - old) ** 2
         self._kept = self._decay**2 * self._kept + now.inflow**2 * got.power
@@ -141,12 +141,19 @@ class Transient:
     def _merge(self) -> None:
         """Go on with one class of weights."""
         mean = self.setting.mean
+        self._m_mean = self._one(self._m_mean)
         self.square, self._ws, self._ss, self._kept = (mean(x) for x in (self.square, self._ws, self._ss, self._kept))
         self._wy, self._sy = [mean(x) for x in self._wy], [mean(x) for x in self._sy]
         self._weight = None if self._weight is None else mean(self._weight)
         if self.divisor is not None:
             self.divisor.merge(mean)
         self.setting = replace(self.setting, merged=True)
+
+    def _one(self, x: Number) -> Number:
+        """Of a mean in classes of weights, that of the neuron: it is one direction, whose length all classes share."""
+        setting = self.setting
+        classes = setting.nodes is not None and np.ndim(x) > np.ndim(setting.gradient * setting.size)
+        return setting.mean(x) if classes else x
 
     def _gradient(self, now: Filter, before: Number, push: Push) -> Divided:
         """The gradient of this step, divided where the rule divides."""
@@ -168,6 +175,9 @@ class Transient:
         if self.divisor is None:
             return got if setting.law.power == 1.0 else got._replace(spread=setting.law.power)
         square = self.square + self.mean**2 if setting.drift else self.square
+        if setting.drift and setting.coupled and not setting.scale_invariant:
+            # decay of the mean weight stands against the gradient's mean, and at rest cancels it
+            square, mean2 = self.square, (mean + lam * self.mean) ** 2
         return self.divisor.step(self.t, now, self._kept, got, mean2, square, push.lr)
 
     def _amplitude(
@@ -185,7 +195,10 @@ class Transient:
         if not self._linear:
             return length, 0.0
         if not isinstance(setting.rule.scale, Sign):
-            return length, length * (setting.law.weights[0] / sigma2) ** 0.5
+            response = length * (setting.law.weights[0] / sigma2) ** 0.5
+            if setting.drift and not setting.scale_invariant:
+                length = (setting.unit - self._mean_update(sigma2, c_mean, 0.0) ** 2) ** 0.5
+            return length, response
         new, old = now.new * got.coupled, now.old
         steady = new**2 * self.square + 2 * new * old * self._ws + old**2 * self._ss
         steady = steady + (new * self.mean + old * self._s_mean + c_mean) ** 2
@@ -194,20 +207,27 @@ class Transient:
         for _ in range(3):
             response = mean_sign(setting, steady, noise2)
             left = setting.size - response**2 * steady
-            if setting.drift and not setting.scale_invariant:
+            if setting.drift and not (setting.scale_invariant or setting.coupled):
                 left = setting.size - self._mean_update(sigma2, c_mean, 0.0) ** 2
             amplitude = ((response * cross) ** 2 + left) ** 0.5 - response * cross
             noise2 = at_least(sigma2 + 2 * amplitude * cross / response, 0.2 * sigma2)
         return amplitude, response
 
     def _mean_update(self, sigma2: Number, c_mean: Number, response: Number) -> Number:
-        """Length of the update's mean. That of a sign is not along the gradient's, but it is as constant.
+        """Length of the update's mean. That of a sign or an orthogonal factor is not along the gradient's, but it is as
+        constant.
 
-        Where the gradient is kept orthogonal to w, only what is along the gradient's mean goes on for long.
+        Where the gradient is kept orthogonal to w, only what is along the gradient's mean goes on for long, and where
+        decay is in the sign too, weights come to where it cancels that mean.
         """
-        if not isinstance(self.setting.rule.scale, Sign) or self.setting.scale_invariant:
+        setting = self.setting
+        if not setting.bounded or setting.scale_invariant or setting.coupled:
             return response * c_mean
-        return (2 / math.pi * self.setting.size * np.arcsin(c_mean**2 / (sigma2 + c_mean**2))) ** 0.5
+        # two updates of one mean agree as far as what they are made of does
+        share, law = c_mean**2 / (sigma2 + c_mean**2), setting.law
+        if isinstance(setting.rule.scale, Sign):
+            return (2 / math.pi * setting.size * np.arcsin(share)) ** 0.5
+        return (setting.unit * sum(w * share**n for w, n in zip(law.weights, law.powers, strict=True))) ** 0.5
 
     def _crossed(self, now: Filter, sigma2: Number, q: Number) -> tuple[Number, Number, Number]:
         """(E w u, E s u) for a u of length 1, from what past updates left; and rho, for those to come."""

@@ -1,24 +1,23 @@
 """Which way a parameter's step is taken: decided here, and nowhere else.
 
-native   C, for CPUs; built with the package
-numba    the same for CPUs, where there is no compiled library
-triton   for GPUs
-compiled torch.compile of the plain step, where asked for
-torch    torch's own operations: every dtype, device and layout
+`native` is C, for CPUs, and built with the package; `numba` is the same for CPUs without a compiled library; `triton`
+is for GPUs; `torch` is torch's own operations in batches that fit the cache, for every dtype, device and layout.
+`reference` is the step as a pure function and `compiled` is torch.compile of it; both are for those who ask for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
+from typing import Any
 
 from rotational.kernels.work import Kernel, Part, Work
 
-RUNGS = {
-    "native": ("native", "Native", "cpu"),
-    "torch": ("foreach", "Foreach", ""),
-}
-"""Module, class, and the device that it is best for."""
+RUNGS = ("native", "numba", "triton", "torch", "compiled", "reference")
+BEST = {"cpu": ("native", "numba"), "cuda": ("triton",)}
+"""Hand-written rungs of a device, the fastest first."""
+
+MEASURING = ("native",)
+"""Those whose step can write down how neurons change."""
 
 Fused = bool | str | None
 
@@ -38,7 +37,7 @@ def choose(call: str, name: str, part: Part, fused: Fused, foreach: bool | None)
             raise ValueError(f"{call}(fused={fused!r}): {name}: {why}. fused=None takes the best that there is.")
         return fused
     reasons: list[str] = []
-    for rung in [rung for rung, (_, _, device) in RUNGS.items() if device == part.w.device.type]:
+    for rung in BEST.get(part.w.device.type, ()):
         why = refusal(rung, part)
         if why is None:
             return rung
@@ -53,10 +52,22 @@ def choose(call: str, name: str, part: Part, fused: Fused, foreach: bool | None)
 
 def refusal(rung: str, part: Part) -> str | None:
     """Why a rung does not take a parameter; None where it does."""
-    if rung == "torch":
-        return None
-    module = import_module(f"rotational.kernels.{RUNGS[rung][0]}")
-    return module.available() or module.refusal(part)
+    module, _ = _module(rung)
+    return module.refusal(part) or module.available()
+
+
+def _module(rung: str) -> tuple[Any, str]:
+    """The module of a rung, imported when it is first asked for, and the name of its class."""
+    from rotational.kernels import compiled, foreach, gpu, jit, native, reference
+
+    return {
+        "native": (native, "Native"),
+        "numba": (jit, "Numba"),
+        "triton": (gpu, "Triton"),
+        "torch": (foreach, "Foreach"),
+        "compiled": (compiled, "Compiled"),
+        "reference": (reference, "Reference"),
+    }[rung]
 
 
 class Kernels:
@@ -73,6 +84,6 @@ class Kernels:
     def of(self, rung: str) -> Kernel:
         """The kernel of this name, made when it is first used."""
         if rung not in self._made:
-            module, kind, _ = RUNGS[rung]
-            self._made[rung] = getattr(import_module(f"rotational.kernels.{module}"), kind)()
+            module, kind = _module(rung)
+            self._made[rung] = getattr(module, kind)()
         return self._made[rung]

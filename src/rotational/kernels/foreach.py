@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rotational.kernels.pieces import Held, Piece, batches
-from rotational.kernels.work import Work, wide
+from rotational.kernels.work import Part, Work, wide
 from rotational.memory import Memory
 from rotational.rotate import rounding
 from rotational.rule import Rule
@@ -37,6 +37,16 @@ class Directions(NamedTuple):
     c: Tensors
     root: Tensors | None
     bias: list[float]
+
+
+def available() -> str | None:
+    """None: torch is all it needs."""
+    return None
+
+
+def refusal(part: Part) -> str | None:
+    """None: it takes everything."""
+    return None
 
 
 class Foreach:
@@ -85,7 +95,9 @@ def _advance(work: Work, batch: list[Piece], turns: bool) -> None:
     u = directions(work.rule, ready, held)
     for x, y in zip(batch, held, strict=True):
         if x is not y:
-            _store(x, y, work.dither)
+            for to, moment in ((x.m, y.m), (x.v, y.v)):
+                if to is not None and moment is not None:
+                    store(to, moment, work.dither)
     if turns:
         rotate_(batch, u, rotation=work.rotation, memory=work.ema, center=work.center)
     else:
@@ -97,16 +109,13 @@ def _widened(piece: Piece) -> Piece:
     return piece._replace(m=m, v=v)
 
 
-def _store(stored: Piece, computed: Piece, dither: bool) -> None:
-    """Round moments to how they are stored; at random, where asked for, so that small changes are not lost."""
-    for to, x in ((stored.m, computed.m), (stored.v, computed.v)):
-        if to is None or x is None:
-            continue
-        if dither and to.dtype is torch.bfloat16:
-            bits = x.float().view(torch.int32)
-            noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device)
-            x = torch.where(x.isfinite(), ((bits + noise) & ~0xFFFF).view(torch.float32), x)
-        to.copy_(x)
+def store(to: Tensor, x: Tensor, dither: bool) -> None:
+    """Round to how something is stored; at random, where asked for, so that small changes are not lost."""
+    if dither and to.dtype is torch.bfloat16:
+        bits = x.float().view(torch.int32)
+        noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device)
+        x = torch.where(x.isfinite(), ((bits + noise) & ~0xFFFF).view(torch.float32), x)
+    to.copy_(x)
 
 
 # The rule ---------------------------------------------------------------------------------------------------

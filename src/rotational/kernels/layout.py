@@ -49,7 +49,7 @@ def layout(neurons: Neurons, shape: Sequence[int], stride: Sequence[int]) -> Lay
 
     >>> from rotational.neurons import ROWS
     >>> layout(ROWS, (5, 8), (8, 1))                                           # rows
-    Layout(outer=1, outer_stride=40, segments=1, segment_stride=8, lanes=5, run=8)
+    Layout(outer=1, outer_stride=40, segments=1, segment_stride=40, lanes=5, run=8)
     >>> layout(Neurons(axes=(1,)), (4, 6, 3, 3), (54, 9, 3, 1))                # columns of a transposed convolution
     Layout(outer=1, outer_stride=216, segments=4, segment_stride=54, lanes=6, run=9)
     >>> layout(ROWS, (5, 8), (16, 2)) is None

@@ -89,6 +89,8 @@ def refusal(part: Part) -> str | None:
     if part.norm is not None and (part.norm.dtype is not torch.float32 or not part.norm.is_contiguous()):
         return "lengths that are not float32"
     found = layout(part.units or WHOLE, w.shape, w.stride())
+    if w.numel() and sum((n - 1) * s for n, s in zip(w.shape, w.stride(), strict=True)) + 1 != w.numel():
+        return "weights with gaps between them"  # torch gives such a weight moments and gradients without gaps
     if found is None or (found.size > SCRATCH and found.segments > 1 and found.run > SCRATCH):
         return f"weights of strides {tuple(w.stride())}"
     return None

@@ -71,6 +71,7 @@ class RotationalOptimizer(Optimizer):
         """Forget what was worked out for earlier steps: the state may have become another."""
         self._bounds: list[Bound | None] = []
         self._kernels = Kernels()
+        self._asked: dict[Tensor, tuple[Neurons, Tensor]] = {}
         self._read = [*(defaults.keys() - {"lr", "weight_decay", "rotation"}), "neurons"]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -165,7 +166,9 @@ class RotationalOptimizer(Optimizer):
         with torch.no_grad():
             plans = [self._plan(i, group, self._gradients(group)) for i, group in enumerate(self.param_groups)]
             self._hold(plans)
-            self._kernels.step([work for plan in plans for work in self._works(plan)])
+            works = [work for plan in plans for work in self._works(plan)]
+            self._asked = {}
+            self._kernels.step(works)
             for plan in plans:
                 plan.bound.settle()
                 turning = any(
@@ -174,6 +177,32 @@ class RotationalOptimizer(Optimizer):
                 plan.group["steps"] = plan.group.get("steps", 0) + 1
                 plan.group["held"] = plan.rotation if turning else None
         return loss
+
+    def measure(self, neurons: Mapping[Tensor, Neurons]) -> dict[Tensor, Tensor]:
+        """Have the next step write down how the neurons of these parameters change, at no further pass over them.
+
+        Returns, for the parameters of which it can, the tables that the step will fill: [4, neurons], the rows being
+        the angle (radians), the norm after the step, the length of the change and its signed radial share. It cannot
+        where the step is taken with torch's own operations, before a parameter's first step, in low precision (where
+        rounding is part of the change), and for neurons other than those that turn.
+
+        >>> import rotational, torch
+        >>> from rotational.neurons import ROWS
+        >>> layer = torch.nn.Linear(8, 4, bias=False)
+        >>> opt = rotational.AdamW(layer.parameters(), lr=1e-3, weight_decay=0.1, update_memory=0)
+        >>> for _ in range(2):
+        ...     layer(torch.randn(2, 8)).sum().backward()
+        ...     tables = opt.measure({layer.weight: ROWS})
+        ...     opt.step()
+        >>> [round(angle, 6) for table in tables.values() for angle in table[0].tolist()]    # atan(rotation)
+        [0.003244, 0.003244, 0.003244, 0.003244]
+        """
+        self._asked = {}
+        for bound in self._bounds:
+            for p in bound.group["params"] if bound is not None else ():
+                if p in neurons and p.grad is not None and bound.measures(p, neurons[p]):
+                    self._asked[p] = neurons[p], torch.empty(4, neurons[p].count(p.shape))
+        return {p: table for p, (_, table) in self._asked.items()}
 
     def _gradients(self, group: Group) -> list[Tensor | None]:
         grads: list[Tensor | None] = [p.grad for p in group["params"]]
@@ -265,8 +294,20 @@ class RotationalOptimizer(Optimizer):
                 parts=parts,
                 grads=[plan.grads[i] for i in indices],
             )
+            if self._asked:
+                for j, part in enumerate(parts):
+                    if part.w in self._asked:
+                        self._ask(work, j)
             works.append((rung, work))
         return works
+
+    def _ask(self, work: Work, j: int) -> None:
+        """Have part j measured; one that has lost its gradient since stays as it is."""
+        units, table = self._asked[work.parts[j].w]
+        if work.grads[j] is not None:
+            work.measured[j] = units, table
+        else:
+            table.zero_()[1] = units.norm(work.parts[j].w).reshape(-1)
 
     # Checkpoints ------------------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rotational.control import Control
-from rotational.kernels.choose import choose
+from rotational.kernels.choose import MEASURING, choose
+from rotational.kernels.layout import layout
 from rotational.kernels.work import Part
 from rotational.neurons import Neurons
 from rotational.rule import Rule
@@ -125,6 +126,12 @@ class Bound:
             part.fresh = False
         self._fresh.clear()
 
-    def part(self, i: int) -> tuple[str, Part | None]:
-        """The rung and the part of parameter i."""
-        return self._rungs[i], self._parts[i]
+    def measures(self, p: Tensor, neurons: Neurons) -> bool:
+        """Whether the step of parameter p can write down how these neurons of it change."""
+        i = next(i for i, other in enumerate(self.group["params"]) if other is p)
+        part = self._parts[i]
+        if part is None or self._rungs[i] not in MEASURING or p.dtype is not torch.float32:
+            return False
+        if part.units is not None:
+            return (part.units.axes, part.units.split) == (neurons.axes, neurons.split)
+        return layout(neurons, p.shape, p.stride()) is not None

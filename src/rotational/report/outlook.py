@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -44,11 +44,20 @@ theme();
 """
 
 
+class Section(NamedTuple):
+    """A further table of a page, under its heading, and what explains it."""
+
+    heading: str
+    table: parts.Table
+    sentences: Sequence[str]
+
+
 def figure(forecast: Forecast, *, title: str | None = None) -> Any:
     """A Plotly figure: rotation beside the static formula, and the norm beside that of its equilibrium.
 
     Where the norm has no units, its panel shows how near it is to equilibrium, the smaller of their ratio and its
-    inverse. A forecast of G neurons gets a line for each. Curves are thinned, less so at the start, where they bend.
+    inverse; a norm begins at step 0, where it is initial. A forecast of G neurons gets a line for each. Curves are
+    thinned, less so at the start, where they bend.
 
     >>> from rotational import forecast, rules
     >>> drawn = figure(forecast(rules.sgd(), lr=0.1, weight_decay=1e-2, steps=9000))
@@ -57,7 +66,7 @@ def figure(forecast: Forecast, *, title: str | None = None) -> Any:
     """
     fig = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.6, 0.4])
     count = 1 if forecast.rotation.ndim == 1 else forecast.rotation.shape[1]
-    at = _chosen(len(forecast.step), POINTS)
+    at = _chosen(len(forecast.step), POINTS - 1)
     known = forecast.norm is not None and forecast.static_norm is not None
     for i in range(count):
         one = forecast.neuron(i)
@@ -70,9 +79,11 @@ def figure(forecast: Forecast, *, title: str | None = None) -> Any:
             (rest, "equilibrium norm", 2),
         ):
             dashed = name in ("static formula", "equilibrium norm")
-            y = np.broadcast_to(y, forecast.step.shape)[at]
+            x, y = one.step[at], np.broadcast_to(y, forecast.step.shape)[at]
+            if name == "norm" and known and one.initial is not None:
+                x, y = np.concatenate(([0], x)), np.concatenate(([one.initial], y))
             trace = go.Scatter(
-                x=one.step[at],
+                x=x,
                 y=np.where(np.isfinite(y) & (y > 0), y, np.nan),
                 name=name,
                 mode="lines",
@@ -122,16 +133,17 @@ def write(
     sentences: Sequence[tuple[str, str]],
     *,
     legend: str = "",
+    more: Sequence[Section] = (),
 ) -> Path:
     """Write a plan as one file, whole or not at all: what was asked, what to know, a table, and a figure of each kind.
 
     A figure's title becomes a heading of the page, where a narrow screen breaks it instead of cutting it off.
-    `sentences` are pairs (Warning, Suggestion or Note; sentence), `legend` explains the table's columns. Raises OSError
-    with a sentence for a path that no file can have.
+    `sentences` are pairs (Warning, Suggestion or Note; sentence), `legend` explains the table's columns, and `more` are
+    further tables. Raises OSError with a sentence for a path that no file can have.
     """
     call = f"plan(html={str(path)!r})"
     at = place(call, path, "plan.html")
-    return put(call, at, _page(title, described, figures, table, sentences, legend))
+    return put(call, at, _page(title, described, figures, table, sentences, legend, more))
 
 
 def _page(
@@ -141,6 +153,7 @@ def _page(
     table: parts.Table,
     sentences: Sequence[tuple[str, str]],
     legend: str,
+    more: Sequence[Section],
 ) -> str:
     said = "".join(
         f'<li><span class="{COLOURS.get(kind, "soft")}">{parts.escape(kind)}</span> {parts.escape(text)}</li>'
@@ -154,12 +167,18 @@ def _page(
 <h2>Neurons</h2>
 {parts.summary(table)}
 <p class="meta">{parts.escape(legend)}</p>
+{"".join(map(_section, more))}
 <script>{get_plotlyjs()}</script>
 {drawn}
 </main>
 {parts.footer(versions()["rotational"])}
 <script>{THEME}</script>"""
     return document(title, body, STYLE)
+
+
+def _section(section: Section) -> str:
+    said = "".join(f'<p class="meta">{parts.escape(sentence)}</p>\n' for sentence in section.sentences)
+    return f"<h2>{parts.escape(section.heading)}</h2>\n{parts.summary(section.table)}\n{said}"
 
 
 def _drawn(fig: Any, index: int) -> str:

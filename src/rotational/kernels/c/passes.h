@@ -14,6 +14,7 @@
 #define SCRATCH 32768  /* directions that a thread holds */
 #define LANES 512      /* neurons whose numbers it holds */
 #define SHORT 32       /* shorter rows share a loop over their weights */
+#define FEW 256        /* terms that are added up in single precision */
 #define BLOCK 4096     /* weights of the plain rule that go over the first cache at once */
 /* Keeps a loop over a handful of weights from becoming one over vectors, whose ends would cost more than it. */
 #define NARROW __asm__ volatile("")
@@ -48,17 +49,28 @@ INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t c
         return;
     }
     double su = 0, sw = 0, suu = 0, sww = 0, suw = 0;
+    if (scale == RAW || !keep) {
 #pragma GCC ivdep
-    for (int64_t i = 0; i < count; i++) {
-        float w = load(job->w, from + i, weights);
-        float x = direction(job, n, from + i, w, weights, moments, scale, remembers, keep);
-        u[i] = x;
-        double ud = x, wd = w;
-        su += ud;
-        sw += wd;
-        suu += ud * ud;
-        sww += wd * wd;
-        suw += ud * wd;
+        for (int64_t i = 0; i < count; i++) {
+            float w = load(job->w, from + i, weights);
+            float x = direction(job, n, from + i, w, weights, moments, scale, remembers, keep);
+            u[i] = x;
+            double ud = x, wd = w;
+            su += ud, sw += wd, suu += ud * ud, sww += wd * wd, suw += ud * wd;
+        }
+    } else { /* u is of order 1: single precision will do for a few hundred of them (`between` looks at the rest) */
+        for (int64_t block = 0; block < count; block += FEW) {
+            int64_t end = count - block < FEW ? count : block + FEW;
+            float fu = 0, fw = 0, fuu = 0, fww = 0, fuw = 0;
+#pragma GCC ivdep
+            for (int64_t i = block; i < end; i++) {
+                float w = load(job->w, from + i, weights);
+                float x = direction(job, n, from + i, w, weights, moments, scale, remembers, keep);
+                u[i] = x;
+                fu += x, fw += w, fuu += x * x, fww += w * w, fuw += x * w;
+            }
+            su += fu, sw += fw, suu += fuu, sww += fww, suw += fuw;
+        }
     }
     sums.u[lane] += su;
     sums.w[lane] += sw;

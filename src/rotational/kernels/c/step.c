@@ -167,7 +167,7 @@ typedef struct {
 
 static void tile(const Work *work, const Task *task) {
     const Job *job = work->job;
-    int64_t fit = SCRATCH / (job->segments * job->run), most = fit < LANES ? fit : LANES;
+    int64_t size = job->segments * job->run, fit = (size < BLOCK ? BLOCK : SCRATCH) / size, most = fit < LANES ? fit : LANES;
     Task box = *task;
     for (int64_t end = task->lane + task->lanes; box.lane < end; box.lane += box.lanes) {
         box.lanes = end - box.lane < most ? end - box.lane : most;

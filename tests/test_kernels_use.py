@@ -1,0 +1,294 @@
+"""What a step must not do: depend on threads, break in a child process, spread NaN, or lose small numbers."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import rotational
+from compare import assert_same
+from kernels import RULES, neurons, parameters
+from rotational import rules
+from rotational.kernels import jit, native, reference
+from rotational.kernels.choose import Kernels, refusal
+from rotational.kernels.layout import layout
+from rotational.kernels.work import Part, Work
+from rotational.neurons import ROWS, Neurons
+
+pytestmark = pytest.mark.skipif(native.available() is not None, reason=str(native.available()))
+
+
+def linear(rows=40, size=70, seed=0, dtype=torch.float32):
+    noise = torch.Generator().manual_seed(seed)
+    p = nn.Parameter(torch.randn(rows, size, generator=noise).to(dtype))
+    p.grad = torch.randn(rows, size, generator=noise).to(dtype)
+    return p
+
+
+# Threads and processes ---------------------------------------------------------------------------------------
+
+
+def test_the_number_of_threads_changes_no_bit():
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 7):
+            found.append(_big(threads))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert_same(other, found[0])
+
+
+def _big(threads=1):
+    torch.set_num_threads(1)  # torch adds up the lengths that it starts from in an order of its own
+    params = [linear(300, 500), linear(3, 200_000), linear(1000, 9)]
+    opt = rotational.AdamW(params, lr=1e-2, weight_decay=0.1, fused="native")
+    whole = linear(500, 400)
+    opt.add_param_group({"params": [whole], "units": "tensor", "center": False, "weight_decay": 0.1})
+    for _ in range(3):
+        opt.step()
+        torch.set_num_threads(threads)
+    return [p.detach() for p in (*params, whole)]
+
+
+def test_optimizers_may_step_at_the_same_time():
+    def train(seed):
+        p = linear(400, 300, seed)
+        opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1, fused="native")
+        for _ in range(30):
+            opt.step()
+        return p.detach()
+
+    alone = [train(seed) for seed in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(train, range(6)))
+    assert_same(together, alone)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_process_steps_on():
+    """The threads of the parent do not exist in it."""
+    torch.set_num_threads(max(2, torch.get_num_threads()))
+    p, q = linear(400, 300), linear(400, 300)
+    opts = [rotational.AdamW([x], lr=1e-2, weight_decay=0.1, fused="native") for x in (p, q)]
+    for opt in opts:
+        opt.step()
+    child = os.fork()
+    if child == 0:
+        opts[0].step()
+        # Not with torch, whose own threads have not come along.
+        os._exit(0 if np.isfinite(p.detach().numpy()).all() else 1)
+    opts[1].step()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+class Stepping(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return _big()[0].sum()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_of_a_data_loader_step(context):
+    expected = _big()[0].sum()
+    loader = DataLoader(Stepping(), batch_size=None, num_workers=2, multiprocessing_context=context)
+    assert_same(list(loader), [expected] * 4)
+
+
+# Numbers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_nan_stays_in_its_row(rule):
+    p, q = linear(), linear()
+    p.grad[3, 5] = float("nan")
+    for x in (p, q):
+        opt = RULES[rule]([x], lr=1e-2, weight_decay=0.1, fused="native")
+        for _ in range(3):
+            opt.step()
+    others = [i for i in range(len(p)) if i != 3]
+    assert p[3].isnan().all()
+    assert_same(p[others], q[others])
+
+
+@pytest.mark.parametrize("size", [1e-38, 1e-20, 1e-10, 1e10, 1e18])
+def test_gradients_of_every_size_turn_as_far(size):
+    p = linear()
+    before = p.detach().clone()
+    p.grad *= size
+    opt = rotational.SGD([p], lr=1e-2, weight_decay=0.1, update_memory=0.0, fused="native")
+    opt.step()
+    assert_same(
+        ROWS.angle(before.double(), p.detach().double()), torch.full((40, 1), 0.0447, dtype=torch.float64), 1e-3
+    )
+
+
+def test_small_numbers_are_flushed_inside_the_step_only():
+    p = linear()
+    p.grad *= 1e-40
+    rotational.AdamW([p], weight_decay=0.1, fused="native").step()
+    assert torch.isfinite(p).all()
+    assert (torch.tensor([1e-40]) * 1.0).item() != 0.0
+
+
+@pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("rung", ["native", "numba", "torch"])
+def test_low_precision_is_the_reference_rounded_once(rung, moments):
+    if why := refusal(rung, _part(linear(), moments)):
+        pytest.skip(why)
+    p = linear(dtype=torch.bfloat16)
+    part, kernels = _part(p, moments), Kernels()
+    for t in range(8):
+        g = linear(seed=t + 1, dtype=torch.bfloat16).grad
+        work = _work(part, g)
+        exact = _part(p.double(), torch.float64, part)
+        reference.Reference().step([_work(exact, g.double())])
+        kernels.step([(rung, work)])
+        for found, expected in ((part.w, exact.w), (part.m, exact.m), (part.v, exact.v)):
+            # Rounding goes to a neighbour, at most half a step and what single precision adds to it away.
+            assert ((found.double() - expected).abs() <= 2.02**-8 * expected.abs() + 1e-30).all()
+        assert_same(part.rms.double(), exact.rms, 1e-5)
+
+
+def _part(w, moments, like=None):
+    zeros = torch.zeros(w.shape, dtype=moments)
+    held = (ROWS.norm(w.detach().float()), torch.zeros(len(w), 1)) if like is None else (like.norm, like.rms)
+    m, v = (zeros, zeros.clone()) if like is None else (like.m.to(moments), like.v.to(moments))
+    counters = (torch.zeros(()), torch.zeros(())) if like is None else (like.step.clone(), like.turns.clone())
+    norm, rms = (x.to(torch.promote_types(w.dtype, torch.float32)) for x in held)
+    return Part(w, m, v, counters[0], False, ROWS, norm, rms, counters[1])
+
+
+def _work(part, g, **options):
+    given = {"lr": 1e-3, "weight_decay": 0.1, "rotation": 0.02, "ema": 0.9, "center": True, "maximize": False}
+    return Work(rules.adamw((0.9, 0.99)), **given, dither=False, foreach=True, parts=[part], grads=[g], **options)
+
+
+@pytest.mark.parametrize("fused", ["native", "numba", False])
+def test_moments_in_bfloat16_stall_unless_they_are_rounded_at_random(fused):
+    if fused == "numba" and jit.available():
+        pytest.skip(str(jit.available()))
+    seen = {}
+    for dither in (False, True):
+        p = nn.Parameter(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))
+        opt = rotational.AdamW(
+            [p], weight_decay=0.1, moment_dtype=torch.bfloat16, stochastic_rounding=dither, fused=fused
+        )
+        noise = torch.Generator().manual_seed(1)
+        for _ in range(3000):
+            p.grad = torch.randn(64, 64, generator=noise)
+            opt.step()
+        v = opt.state[p]["exp_avg_sq"]
+        assert v.dtype is torch.bfloat16
+        seen[dither] = (v.float().mean() / (1 - 0.999**3000)).item()
+    assert abs(seen[True] - 1) < 0.02
+    assert abs(seen[False] - 1) > 0.2
+
+
+# Measuring ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"rotational": False}, {"update_memory": 0.0, "center": False}], ids=str)
+@pytest.mark.parametrize("units", [ROWS, Neurons(axes=(1,))], ids=str)
+def test_the_step_writes_down_what_the_weights_show(options, units):
+    p = linear(60, 40)
+    opt = rotational.AdamW([{"params": [p], "neurons": [units]}], lr=1e-2, weight_decay=0.1, fused="native", **options)
+    assert opt.measure({p: units}) == {}  # before the first step there is nothing to say what is known
+    for t in range(5):
+        before = p.detach().double()
+        p.grad = linear(60, 40, t).grad
+        (table,) = opt.measure({p: units}).values()
+        opt.step()
+        after = p.detach().double()
+        change = units.change(before, after)
+        for row, expected in zip(table, (change.angle, units.norm(after), change.update, change.radial), strict=True):
+            assert_same(row.double(), expected.reshape(-1), 2e-4, 2e-5)
+    assert opt.measure({p: Neurons(axes=(0, 1))}) == {} or options
+
+
+def test_a_parameter_that_loses_its_gradient_is_measured_at_rest():
+    p, q = linear(), linear()
+    opt = rotational.AdamW([p, q], weight_decay=0.1, fused="native")
+    opt.step()
+    tables = opt.measure({p: ROWS, q: ROWS})
+
+    def closure():
+        q.grad = None
+
+    opt.step(closure)
+    assert (tables[p][0] > 0).all()
+    assert_same(tables[q], torch.stack([0 * tables[q][0], ROWS.norm(q.detach())[:, 0], *(0 * tables[q][:2])]))
+
+
+# Layouts and choice ------------------------------------------------------------------------------------------
+
+
+def test_a_layout_finds_every_weight():
+    for p, units in zip(parameters(torch.float32), neurons(), strict=True):
+        at = layout(units, p.shape, p.stride())
+        if at is None or not p.numel():
+            continue
+        flat = torch.as_strided(p.detach(), (p.untyped_storage().nbytes() // 4 - p.storage_offset(),), (1,))
+        rows = units.matrix(p.detach())
+        for n in {0, rows.shape[0] // 2, rows.shape[0] - 1}:
+            start = n // at.lanes * at.outer_stride + n % at.lanes * at.run
+            places = [start + s * at.segment_stride + i for s in range(at.segments) for i in range(at.run)]
+            assert_same(flat[places].sort().values, rows[n].sort().values)
+
+
+def test_without_library_the_next_rung_is_taken_and_said(monkeypatch):
+    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(jit, "available", lambda: "numba is not installed; pip install 'rotational[numba]'")
+    p = linear()
+    opt = rotational.AdamW([p], weight_decay=0.1)
+    opt.step()
+    assert "kernel: torch" in repr(opt)
+    with pytest.raises(ValueError, match=r"AdamW\(fused=True\): no hand-written kernel takes .*pip install"):
+        rotational.AdamW([linear()], weight_decay=0.1, fused=True)
+
+
+def test_what_no_kernel_takes_says_why():
+    with pytest.raises(ValueError, match=r"no hand-written kernel takes parameter 0 .*float64 weights"):
+        rotational.AdamW([linear(dtype=torch.float64)], weight_decay=0.1, fused=True)
+    opt = rotational.AdamW([linear(), linear(dtype=torch.float64)], weight_decay=0.1)
+    opt.step()
+    assert "kernel: native, torch" in repr(opt)
+
+
+def test_a_library_of_other_sources_is_not_used(monkeypatch):
+    native.library.cache_clear()
+    try:
+        monkeypatch.setattr(native, "ABI", native.ABI + 1)
+        assert native.available() is not None
+    finally:
+        native.library.cache_clear()
+
+
+def test_gradients_may_lie_otherwise_and_weights_may_move():
+    p, q = linear(), linear()
+    opts = [rotational.AdamW([x], weight_decay=0.1, fused=f) for x, f in ((p, "native"), (q, False))]
+    for t in range(4):
+        g = linear(seed=t).grad
+        p.grad, q.grad = g.T.contiguous().T, g
+        if t == 2:
+            p.data = p.data.clone()
+        for opt in opts:
+            opt.step()
+    assert_same(p, q, 1e-6)
+
+
+def test_autograd_sees_that_weights_have_changed():
+    p = linear()
+    loss = (p * p).sum()
+    rotational.AdamW([p], weight_decay=0.1, fused="native").step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
