@@ -20,10 +20,10 @@ KERNELS = Path("src/rotational/kernels")
 SOURCES = ("step.c", "pool.c")
 LIBRARY = KERNELS / "_native.so"
 # Not -ffast-math: in a shared library that makes the whole process flush small numbers to zero, and it forgets NaN.
-FLAGS = (
-    "-std=c11 -O3 -fPIC -shared -pthread -ffp-contract=fast -fno-math-errno -fno-trapping-math -fassociative-math "
-    "-fno-signed-zeros -freciprocal-math"
-).split()
+FLAGS = [
+    *("-std=c11", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast", "-fno-math-errno"),
+    *("-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math"),
+]
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]

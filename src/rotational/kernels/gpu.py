@@ -222,13 +222,13 @@ class Table:
             for kind in ("sums", "apply"):
                 self._add(form._replace(kind=kind), index, at, self._slots, self._units)
             self._add(form._replace(kind="between", rows=1), index, at, self._slots, self._units)
-            self._slots += at.count * chunks
-            self._units += at.count
+            self._slots += at.neurons * chunks
+            self._units += at.neurons
 
     def _add(self, form: Form, index: int, at: Layout, slot: int, unit: int) -> None:
         """Tasks that cover all neurons and, but for `tiles` and `between`, all their parts."""
         chunks = -(-at.size // form.block)
-        lane = np.arange(0, at.count, form.rows, dtype=np.int64)
+        lane = np.arange(0, at.neurons, form.rows, dtype=np.int64)
         chunk = np.arange(1 if form.kind in ("tiles", "between") else chunks, dtype=np.int64)
         lane, chunk = (x.ravel() for x in np.meshgrid(lane, chunk, indexing="ij"))
         columns = (np.full_like(lane, index), lane, chunk, slot + lane * chunks, unit + lane)
@@ -375,7 +375,7 @@ def _job(part: Part, at: Layout, group: int) -> tuple[int, ...]:
         if counter is not None and counter.device != part.w.device:
             counter.data = counter.data.to(part.w.device)  # the same tensor to whoever holds it
     held = (part.w, part.m, part.v, part.norm, part.rms, part.step, part.turns)
-    places = (at.outer_stride, at.segment_stride, at.lanes, at.run, at.size, at.count)
+    places = (at.outer_stride, at.segment_stride, at.lanes, at.run, at.size, at.neurons)
     return (*(0 if x is None else x.data_ptr() for x in held), *places, group)
 
 

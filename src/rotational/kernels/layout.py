@@ -28,7 +28,7 @@ class Layout(NamedTuple):
     run: int
 
     @property
-    def count(self) -> int:
+    def neurons(self) -> int:
         """Number of neurons."""
         return self.outer * self.lanes
 

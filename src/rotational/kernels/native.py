@@ -26,7 +26,7 @@ ABI = 1
 """Of c/table.h; a library of another number was built from other sources."""
 
 SCRATCH, LANES, TASK, SHARE, CLOSE = 32768, 512, 32768, 16384, 64
-"""As in c/passes.h: weights and neurons of a box. Then weights of a task, of a share of a long neuron, and those that must
+"""As in c/passes.h: weights and neurons of a box. Then weights of a task, of a share of a long neuron, and how many must
 lie together for memory to be read well."""
 
 GROUP = np.dtype(
@@ -45,7 +45,7 @@ TASK_ROW = np.dtype(
 )
 UNIT = np.dtype([("parts", "i8"), ("numbers", "i8"), ("done", "i4"), ("ready", "i4")])
 TILE, SUM, APPLY, FLAT = range(4)
-KINDS = {Raw: 0, Rms: 1, Sign: 2}
+KINDS: dict[type, int] = {Raw: 0, Rms: 1, Sign: 2}
 STORED = {torch.float32: 1, torch.bfloat16: 2}
 
 

@@ -1,4 +1,4 @@
-"""The step as pure functions of one parameter, in the precision that it comes in: what every other rung must agree with.
+"""The step as pure functions of one parameter, in the precision that it comes in: the measure of every other rung.
 
 c  filtered gradient     u  direction     t  steps, this one included     turns  how often it turned, likewise
 """

@@ -198,8 +198,8 @@ class RotationalOptimizer(Optimizer):
         [0.003244, 0.003244, 0.003244, 0.003244]
         """
         self._asked = {}
-        for bound in self._bounds:
-            for p in bound.group["params"] if bound is not None else ():
+        for bound in filter(None, self._bounds):
+            for p in bound.group["params"]:
                 if p in neurons and p.grad is not None and bound.measures(p, neurons[p]):
                     self._asked[p] = neurons[p], torch.empty(4, neurons[p].count(p.shape))
         return {p: table for p, (_, table) in self._asked.items()}

@@ -63,7 +63,7 @@ INLINE float direction(const Job *job, const Numbers *n, int64_t i, float w, int
         c += n->old * m;
         if (keep) store(job->m, i, n->decay * m + n->inflow * g, moments, n->dither, noise & 0xffff);
     }
-    if (scale == SIGN) return (c > 0 ? 1.0f : 0.0f) - (c < 0 ? 1.0f : 0.0f) + (c - c); /* NaN stays NaN */
+    if (scale == SIGN) return c != c ? c : (c > 0 ? 1.0f : 0.0f) - (c < 0 ? 1.0f : 0.0f); /* NaN stays NaN */
     if (scale == RAW) return c;
     float v = n->beta * load(job->v, i, moments) + n->share * g * g;
     if (keep) store(job->v, i, v, moments, n->dither, noise >> 16);
