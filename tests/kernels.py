@@ -22,7 +22,7 @@ RULES: dict[str, Callable[..., torch.optim.Optimizer]] = {
     # with 1e-8 double precision takes it for a direction, and single for rounding.
     "AdamW": partial(rotational.AdamW, eps=1e-2),
     "AdamW without memory": partial(rotational.AdamW, betas=(0.0, 0.99), eps=0.5),
-    "Adam with L2": partial(rotational.Adam, rotation=5e-3, eps=1e-2),
+    "Adam with L2": partial(rotational.Adam, rotation=5e-3, eps=0.5),
     "SGD": rotational.SGD,
     "SGD with momentum": partial(rotational.SGD, momentum=0.9, dampening=0.2),
     "SGD with Nesterov": partial(rotational.SGD, momentum=0.9, nesterov=True),

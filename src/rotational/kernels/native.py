@@ -26,8 +26,8 @@ ABI = 1
 """Of c/table.h; a library of another number was built from other sources."""
 
 SCRATCH, LANES, TASK, SHARE, CLOSE = 32768, 512, 32768, 16384, 64
-"""As in c/passes.h: weights and neurons of a box. Then weights of a task, of a share of a long neuron, and how many must
-lie together for memory to be read well."""
+"""As in c/passes.h: weights and neurons of a box. Then weights of a task, of a share of a long neuron, and how many
+must lie together for memory to be read well."""
 
 GROUP = np.dtype(
     [(name, "f8") for name in ("lr", "kept", "coupled", "sign", "new", "old", "decay", "inflow", "first_new")]
