@@ -23,6 +23,10 @@ CASES = {
     "nadamw, small": (rules.nadamw(), 0.1, ADAM, "NAdam's v"),
     "nadamw, warmed up": (rules.nadamw(), 0.1, WARM, None),
     "signum with L2, large": (rules.signum(decay="coupled"), 10.0, {**L2, "weight_decay": 10.0}, "up to 27%"),
+    "signum with L2, at rest": (rules.signum(decay="coupled"), 1.0, {**L2, "weight_decay": 10.0}, "as a linear rule"),
+    "signum with L2, weak": (rules.signum(decay="coupled"), 1.0, {**L2, "weight_decay": 0.1}, None),
+    "adamax, short memory": (rules.adamax((0.9, 0.99), decay="decoupled"), 1.0, ADAM, "taken as alike"),
+    "adamax, at rest": (rules.adamax(decay="decoupled"), 1.0, {**ADAM, "lr": 0.01}, None),
     "adam with L2, large": (rules.adam_l2(), 10.0, L2, "up to 14%"),
     "adam with L2, small": (rules.adam_l2(), 0.1, {**L2, "weight_decay": 30.0}, "up to 3.5%"),
     "adam with L2, at rest": (rules.adam_l2(), 1.0, L2, None),
@@ -70,6 +74,21 @@ def test_of_many_neurons_it_is_said_how_many():
         rules.adamax(decay="decoupled"), norm=rest * np.array([0.1, 0.1, 1.0, 1.0]), size=64, steps=50, every=50, **ADAM
     )
     assert f.notes[0].endswith("(2 of 4 neurons).")
+
+
+@pytest.mark.parametrize(
+    ("rule", "lr", "weight_decay", "size", "norm"),
+    [
+        (rules.signum(decay="coupled"), 1e-3, 10.0, 128, 1.09),
+        (rules.signum(decay="coupled"), 1e-3, 1.0, 32, 1.002),
+        (rules.adamax((0.9, 0.99), decay="decoupled"), 0.1, 1e-2, 64, 1.012),
+    ],
+)
+def test_the_sizes_at_rest_are_those_that_the_notes_tell(rule, lr, weight_decay, size, norm):
+    told = {"lr": lr, "weight_decay": weight_decay, "size": size, "gradient_norm": 1.0}
+    start = equilibrium(rule, **told).norm
+    trace = walk(rule, steps=1500, neurons=64, norm=start * norm, every=4, **told)
+    assert trace.rms("norm", after=500) / start == pytest.approx(norm, abs=0.006)
 
 
 # Means that were followed worse once: isotropic gradients, in which decay comes to cancel the mean ------------------

@@ -331,3 +331,51 @@ def test_a_forecast_prints_a_line_for_each_parameter():
     f = rotational.predict(opt, warm, steps=1000, model=model)[0].forecast.neuron(0)
     told = " ".join(f"{f.at(step)['rotation']:.2e}" for step in (100, 500, 900, 1000))
     assert f"rotation at 10/50/90/100% of the run {told}, norm {f.norm[0]:.3g} to {f.norm[-1]:.3g}" in lines[0]
+
+
+# LambdaLR, whose functions are called once for all groups ----------------------------------------------------------
+
+
+def by_lambdas(taken: int = 0):
+    """Five groups with learning rates of their own, two functions, and so many steps taken."""
+    opt = torch.optim.AdamW(
+        [{"params": [nn.Parameter(torch.zeros(4, 16 + i))], "lr": 1e-2 * 1.3**i} for i in range(5)], weight_decay=0.1
+    )
+    falls = [lambda t: 1 / (1 + 0.1 * t), lambda t: 0.99**t]
+    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, [falls[i % 2] for i in range(5)])
+    for _ in range(taken):
+        opt.step()
+        scheduler.step()
+    return opt, scheduler
+
+
+@pytest.mark.parametrize("taken", [0, 7])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_lambdas_are_read_as_torch_steps_them(taken, by_hand):
+    opt, scheduler = by_lambdas(taken)
+    if by_hand:  # stands until the next step
+        opt.param_groups[3]["lr"] = 0.123
+    said = rotational.predict(opt, scheduler, steps=40)
+    for t in range(40):
+        for group, lr in zip(said, [g["lr"] for g in opt.param_groups], strict=True):
+            # to the last bit; read the long way, multiples of one course are so to within rounding
+            np.testing.assert_allclose(group.forecast.lr[t], lr, rtol=1e-11 if by_hand else 0)
+        opt.step()
+        scheduler.step()
+
+
+def test_a_function_is_called_once_a_step_for_all_groups():
+    calls = []
+    opt, _ = by_lambdas()
+    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda t: calls.append(t) or 1.0)
+    calls.clear()
+    rotational.predict(opt, scheduler, steps=30)
+    assert calls == list(range(30))
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
+def test_a_factor_that_is_no_rate_is_refused_with_its_step(bad):
+    opt, _ = by_lambdas()
+    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda t: bad if t == 12 else 1.0)
+    with pytest.raises(ValueError, match="at step 12"):
+        rotational.predict(opt, scheduler, steps=30)

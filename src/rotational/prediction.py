@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -161,11 +163,14 @@ def predict(
         return Prediction(groups)
     steps = _check.whole("predict", "steps", steps)
     every = -(-steps // 2000) if every is None else _check.whole("predict", "every", every)
-    lrs: list[tuple[runs.Lr, float]] = [(float(g["lr"]), 1.0) for g in optimizer.param_groups]
+    lrs: Sequence[tuple[runs.Lr, float]] = [(float(g["lr"]), 1.0) for g in optimizer.param_groups]
     if scheduler is not None:
-        places, stretches = schedule.stretches(scheduler, steps, call="predict")
-        courses = runs.courses(stretches)
-        lrs = [courses[place] for place in places]
+        told = _of_lambdas(scheduler, steps)
+        if told is None:
+            places, stretches = schedule.stretches(scheduler, steps, call="predict")
+            courses = runs.courses(stretches)
+            told = [courses[place] for place in places]
+        lrs = told
         if _parameters(scheduler.optimizer) != _parameters(optimizer):
             raise ValueError(
                 f"predict(scheduler={type(scheduler).__name__}): it drives another optimizer. Give the scheduler that "
@@ -194,6 +199,43 @@ def predict(
             for p, o, those in zip(groups, outcomes, kinds, strict=True)
         ]
     )
+
+
+def _of_lambdas(scheduler: Any, steps: int) -> list[tuple[runs.Lr, float]] | None:
+    """Of torch's own LambdaLR each group's (course, factor): each function is called once a step, whatever the groups.
+
+    torch sets base_lr * f(step), which a course of f and a factor of base_lr are to the last bit. None where that is
+    not all there is to it, or a number is one that the long way refuses, and then says why.
+    """
+    kind = type(scheduler)
+    if (kind.__module__, kind.__name__) != ("torch.optim.lr_scheduler", "LambdaLR"):
+        return None
+    groups, start = scheduler.optimizer.param_groups, scheduler.last_epoch
+    pairs = list(zip(scheduler.lr_lambdas, scheduler.base_lrs, strict=True))
+    plain = (FunctionType, BuiltinFunctionType, MethodType, partial)
+    if len(pairs) != len(groups) or not all(
+        isinstance(f, plain) and type(base) is float and type(group["lr"]) is float and 0 < base < math.inf
+        for (f, base), group in zip(pairs, groups, strict=True)
+    ):
+        return None
+    courses: dict[int, np.ndarray] = {}
+    for f, _ in pairs:
+        if id(f) in courses:
+            continue
+        try:
+            factors = [f(t) for t in range(start, start + steps)]
+        except Exception:
+            return None  # the long way names the step
+        if not set(map(type, factors)) <= {float, int, np.float64}:
+            return None
+        x = np.array(factors, dtype=np.float64)
+        if not np.all(np.isfinite(x) & (x >= 0)):
+            return None
+        courses[id(f)] = x
+    whole = [(courses[id(f)], base) for f, base in pairs]
+    # A rate that was set by hand stands until the scheduler's next step.
+    now = all(float(x[0]) * base == group["lr"] for (x, base), group in zip(whole, groups, strict=True))
+    return list(whole) if now else None
 
 
 def _parameters(optimizer: Any) -> list[list[int]]:

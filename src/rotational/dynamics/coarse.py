@@ -17,7 +17,7 @@ from rotational.dynamics.setting import Number, Push, Setting, alike
 from rotational.dynamics.settled import Balance, balance, second_at_rest
 from rotational.scale import Max, Rms
 
-CHANGE = 0.03
+CHANGE = 0.04
 """What |w|^2, v, lr and weight decay may change by in one block."""
 
 

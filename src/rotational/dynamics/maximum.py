@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,25 @@ from rotational.scale import Max
 CELL, POINTS = 0.1, 240
 """Width of a cell in log y, and how many: e^24 in all, as sizes of gradients may change by orders of magnitude."""
 
+FOLLOWS, FADES, MOVES = 30, 0.03, 0.01
+"""v is looked at afresh in every step at first, then after every thirtieth part of the steps so far, but before it
+fades by 3%, and whenever |g|^2 has changed by a percent since."""
+
+
+class Look(NamedTuple):
+    """What v makes of gradients while it hardly changes.
+
+    q, steady    E|g|^2 of the noise, and of the decay among the gradients, when it was looked at
+    fresh, old   E g^2/v^2 over E g^2/C of the gradient of the step, and of one that is remembered, over C
+    inverse      E 1/v, for a gradient that is not the maximum
+    """
+
+    q: Number
+    steady: Number
+    fresh: Number
+    old: Number
+    inverse: Number
+
 
 class FadingMaximum:
     """The divisor of Adamax; `second` is E|g|^2 of the gradients whose maximum, at rest, would divide as this one."""
@@ -38,40 +58,69 @@ class FadingMaximum:
         self._grid: np.ndarray | None = None  # log y, the last axis
         self._below = np.zeros(1)  # log P(v <= y)
         self._faded = 0.0
+        self._look: Look | None = None
+        self._due = 0  # gradients since the last look
+        self._stride = FADES / -math.log(scale.beta) if 0 < scale.beta < 1 else 0.0
         self._squares: Number = 0.0  # of E|g|^2, as the memory holds them
 
     def step(
         self, t: int, now: Filter, kept: Number, gradient: Divided, mean2: Number, square: Number, lr: Number
     ) -> Divided:
         """Take in the gradient of step t (see `divisor.Divisor`)."""
-        q, beta, size = gradient.power + mean2, self._scale.beta, self._setting.size
+        q = gradient.power + mean2
+        self._due += 1
+        if (
+            self._look is None
+            or self._due >= min(t // FOLLOWS, self._stride)
+            or self._moved(q, square, gradient.coupled)
+        ):
+            self._look = self._looked(q, kept, gradient.coupled, square, first=t == 1)
+            self._due = 0
+        look, sigma2 = self._look, now.new**2 * q + now.old**2 * kept
+        power = now.new**2 * q * look.fresh + now.old**2 * kept * look.old
+        decay = self._setting.rule.memory.decay
+        self._squares = decay**2 * self._squares + now.inflow**2 * q**2
+        self.second = _plain(np.asarray(sigma2 * self._setting.fading[1] / power))
+        amplitude = (self._setting.size * power / sigma2) ** 0.5
+        return gradient._replace(amplitude=_plain(np.asarray(amplitude)), response=_plain(np.asarray(look.inverse)))
+
+    def _moved(self, q: Number, square: Number, coupled: Number) -> bool:
+        """Whether gradients or the decay among them are of another size than when v was last looked at."""
+        assert self._look is not None
+        steady = coupled**2 * square
+        moved = np.abs(q - self._look.q) + np.abs(steady - self._look.steady)
+        return bool(np.any(moved > MOVES * (self._look.q + self._look.steady)))
+
+    def _looked(self, q: Number, kept: Number, coupled: Number, square: Number, *, first: bool) -> Look:
+        """Take in the `_due` gradients since the last look, as if all were of this size, and see what v makes of it."""
+        beta, size, count = self._scale.beta, self._setting.size, self._due
         spread = np.sqrt(np.asarray(q / size + 0.0 * square))[..., None]
-        steady = np.sqrt(np.asarray(gradient.coupled**2 * square / size + 0.0 * q))[..., None]
+        steady = np.sqrt(np.asarray(coupled**2 * square / size + 0.0 * q))[..., None]
         if self._grid is None:
             self._grid = np.log(spread) + CELL * (np.arange(POINTS) - POINTS / 2)
             self._below = np.zeros(self._grid.shape)
         elif beta > 0:
-            self._fade(-math.log(beta))
+            self._fade(-count * math.log(beta))
         else:
             self._below = np.zeros(self._grid.shape)
         matters = self._matters(spread, steady)
         grid, below = self._grid[..., matters], self._below[..., matters]
-        share, inverse = self._seen(grid, below, spread, steady, first=t == 1)
-        below = below + _log_between(np.exp(grid), spread, steady)
+        y = np.exp(grid)
+        if count > 1:  # all but the last, which fade on the way: each as the one in their middle
+            below = below + (count - 1) * _log_between(y * beta ** (-count / 2), spread, steady)
+        share, inverse = self._seen(grid, below, spread, steady, first=first)
+        last = _log_between(y, spread, steady)
+        below = below + last
         self._below = self._below.copy()
         self._below[..., matters] = below
+        old: Number = 0.0
         # What is remembered stands in v too, by the size that it had; gradients of many sizes are one of their mean.
-        sigma2, power = now.new**2 * q + now.old**2 * kept, now.new**2 * share
-        if now.old and np.all(kept > 0):
+        if self._setting.rule.memory.old and np.all(kept > 0):
             typical = self._squares / kept
             spread = np.sqrt(np.asarray(typical / size + 0.0 * square))[..., None]
-            others = np.minimum(below - _log_between(np.exp(grid), spread, steady), 0.0)
-            power = power + now.old**2 * kept / typical * self._seen(grid, others, spread, steady)[0]
-        decay = self._setting.rule.memory.decay
-        self._squares = decay**2 * self._squares + now.inflow**2 * q**2
-        self.second = _plain(np.asarray(sigma2 * self._setting.fading[1] / power))
-        amplitude, root = (size * power / sigma2) ** 0.5, (q / size) ** 0.5
-        return gradient._replace(amplitude=_plain(np.asarray(amplitude)), response=_plain(np.asarray(inverse / root)))
+            others = np.minimum(below - _log_between(y, spread, steady), 0.0)
+            old = self._seen(grid, others, spread, steady)[0] / typical
+        return Look(q, coupled**2 * square, share / q, old, inverse / (q / size) ** 0.5)
 
     def _matters(self, spread: np.ndarray, steady: np.ndarray) -> slice:
         """The points at which v may be: below them it is for no neuron, and above them neither v nor a gradient is."""
@@ -114,7 +163,7 @@ class FadingMaximum:
         spread = np.sqrt(np.asarray(second / self._setting.size))[..., None]
         self._grid = np.log(spread) + CELL * (np.arange(POINTS) - POINTS / 2)
         self._below = np.broadcast_to(_at_rest(self._scale.beta), self._grid.shape)
-        self._faded = 0.0
+        self._faded, self._look, self._due = 0.0, None, 0
         memory = self._setting.rule.memory
         self._squares = memory.inflow**2 * q**2 / (1 - memory.decay**2)
 
@@ -123,7 +172,7 @@ class FadingMaximum:
         assert self._grid is not None
         self._setting = replace(self._setting, merged=True)
         self.second, self._grid, self._below = mean(self.second), mean(self._grid), mean(self._below)
-        self._squares = mean(self._squares)
+        self._squares, self._look = mean(self._squares), None
 
     def _fade(self, by: float) -> None:
         """Move the points down; a point that has gone down a whole cell makes room for one at the top."""

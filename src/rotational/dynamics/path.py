@@ -79,7 +79,7 @@ def stretches(setting: Setting, told: Told) -> list[tuple[int, int]]:
     jumps go first; a run of many is followed for `SHORT` such steps in all.
     """
     begun = beginning(setting, told)
-    follows = math.ceil(max(8 / (1 - setting.rule.memory.decay), settles(setting, told)))
+    follows = math.ceil(max(6 / (1 - setting.rule.memory.decay), settles(setting, told)))
     alone, left = np.zeros(told.steps + 1, dtype=bool), SHORT
     alone[:begun] = True
     for t in told.jumps(begun) if setting.rule.memory.decay > 0 else ():

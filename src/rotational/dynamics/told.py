@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from rotational.dynamics.coarse import CHANGE
@@ -11,6 +13,9 @@ from rotational.dynamics.settled import as_push
 Array = np.ndarray
 Schedule = float | Array
 """One number, or one for each step."""
+
+JUMP = 0.03
+"""A change of lr or weight decay in one step beyond which that is no smooth schedule."""
 
 
 class Told:
@@ -27,8 +32,14 @@ class Told:
         moving = [np.abs(np.diff(x)) for x in logs]
         # what each step changes, and how far lr and decay have gone since the beginning, in relative terms
         self._change = np.concatenate(([0.0], sum(moving))) if moving else None
-        self._gone = None if self._change is None else np.cumsum(self._change)
-        self._rises = _rises(logs[0], setting.rule.memory.decay) if np.ndim(lr) else None
+        # An lr below a thousandth of the highest moves nothing that a block would have to follow.
+        logs = [np.maximum(x, np.max(x) - math.log(1e3)) for x in logs]
+        self._gone = np.cumsum(np.concatenate(([0.0], sum(np.abs(np.diff(x)) for x in logs)))) if moving else None
+        self._rises = (
+            _rises(np.log(np.maximum(lr, 1e-9 * np.max(lr) + 1e-300)), setting.rule.memory.decay)
+            if np.ndim(lr)
+            else None
+        )
 
     def at(self, t: int) -> Push:
         """Of the step after t steps."""
@@ -50,10 +61,10 @@ class Told:
         return max(t + 1, int(np.searchsorted(self._gone, self._gone[t] + CHANGE, side="right")))
 
     def jumps(self, after: int) -> list[int]:
-        """Steps from `after` on at which lr or weight decay changes by more than a block may, the largest first."""
+        """Steps from `after` on at which lr or weight decay jumps, the largest first."""
         if self._change is None:
             return []
-        at = after + np.flatnonzero(self._change[after : self.steps] > CHANGE)
+        at = after + np.flatnonzero(self._change[after : self.steps] > JUMP)
         return at[np.argsort(-self._change[at], kind="stable")].tolist()
 
     def kept(self, step: Array) -> tuple[Array, Array]:
@@ -65,7 +76,7 @@ class Told:
 def _rises(log: Array, remembers: float) -> Array:
     """The mean change of log lr over the last 1/(1 - remembers) steps, where it is smooth."""
     change = np.diff(log, prepend=log[:1])
-    gone = np.cumsum(np.where(np.abs(change) > CHANGE, 0.0, change))
+    gone = np.cumsum(np.where(np.abs(change) > JUMP, 0.0, change))
     span = int(1 / (1 - remembers) + 0.5)
     before = np.concatenate((np.full(min(span, len(log)), gone[0]), gone[:-span]))[: len(log)]
     # where lr moves by more than a memory can follow the law is not that of blocks

@@ -302,7 +302,7 @@ def resumed(setting: Setting, state: Slow, push: Push) -> Transient:
         state = state._replace(square=state.square[0], second=state.second[0])
     neuron = Transient(setting, 1.0)
     neuron.resume(state)  # the memory's bias is none, whatever step it takes to be the first
-    for _ in range(math.ceil(6 / (1 - setting.rule.memory.decay))):
+    for _ in range(math.ceil(5 / (1 - setting.rule.memory.decay))):
         neuron.hold(state)
         neuron.step(push)
     neuron.hold(state)
