@@ -11,19 +11,21 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 KERNELS = Path("src/rotational/kernels")
-SOURCES = ("step.c", "pool.c")
 LIBRARY = KERNELS / "_native.so"
 # Not -ffast-math: in a shared library that makes the whole process flush small numbers to zero, and it forgets NaN.
 FLAGS = [
-    *("-std=c11", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast", "-fno-math-errno"),
-    *("-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math"),
+    *("-std=c11", "-O3", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno"),
+    *("-Wno-psabi", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math"),
 ]
+# The step is compiled once for each, and `c/entry.c` chooses when it is called.
+SETS = {"base": [], "v3": ["-mavx2", "-mfma", "-mbmi2"], "v4": ["-march=x86-64-v4"]}
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -53,17 +55,31 @@ def build(root: Path) -> str | None:
         command = ["cc"]
     if shutil.which(command[0]) is None:
         return "no C compiler was found"
-    sources = [str(root / KERNELS / "c" / name) for name in SOURCES]
-    made = target.with_suffix(f".{os.getpid()}")
-    said = ""
-    # Copies of the loops for several instruction sets, where compiler and system can do that.
-    for extra in (["-DROTATIONAL_CLONES"], []):
-        done = subprocess.run(
-            [*command, *FLAGS, *extra, "-o", str(made), *sources, "-lm"], capture_output=True, text=True, check=False
-        )
-        if done.returncode == 0:
-            made.replace(target)  # whole or not at all
-            return None
-        said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
-    made.unlink(missing_ok=True)
-    return f"{command[0]} failed ({said})"
+    sources = root / KERNELS / "c"
+    with tempfile.TemporaryDirectory() as folder:
+        objects: list[str] = []
+        known: list[str] = []
+        for name, flags in SETS.items():
+            made = str(Path(folder, f"{name}.o"))
+            step = [*FLAGS, *flags, f"-DROTATIONAL_STEP=rotational_step_{name}", "-c", str(sources / "step.c")]
+            why = _run([*command, *step, "-o", made])
+            if why and name == "base":
+                return f"{command[0]} failed ({why})"
+            if why is None:  # else a compiler for another processor, or one that is too old for this set
+                objects.append(made)
+                known += [f"-DROTATIONAL_{name.upper()}"] if name != "base" else []
+        made = target.with_suffix(f".{os.getpid()}")
+        rest = [str(sources / "entry.c"), str(sources / "pool.c"), *objects, "-lm", "-o", str(made)]
+        if why := _run([*command, *FLAGS, *known, "-shared", *rest]):
+            made.unlink(missing_ok=True)
+            return f"{command[0]} failed ({why})"
+    made.replace(target)  # whole or not at all
+    return None
+
+
+def _run(command: list[str]) -> str | None:
+    """What a compiler had to say where it failed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return None
+    return done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"

@@ -57,17 +57,35 @@ def refusal(rung: str, part: Part) -> str | None:
 
 
 def _module(rung: str) -> tuple[Any, str]:
-    """The module of a rung, imported when it is first asked for, and the name of its class."""
-    from rotational.kernels import compiled, foreach, gpu, jit, native, reference
+    """The module of a rung and the name of its class.
 
-    return {
-        "native": (native, "Native"),
-        "numba": (jit, "Numba"),
-        "triton": (gpu, "Triton"),
-        "torch": (foreach, "Foreach"),
-        "compiled": (compiled, "Compiled"),
-        "reference": (reference, "Reference"),
-    }[rung]
+    One at a time, since Triton and torch.compile take seconds to load.
+    """
+    match rung:
+        case "native":
+            from rotational.kernels import native
+
+            return native, "Native"
+        case "numba":
+            from rotational.kernels import jit
+
+            return jit, "Numba"
+        case "triton":
+            from rotational.kernels import gpu
+
+            return gpu, "Triton"
+        case "compiled":
+            from rotational.kernels import compiled
+
+            return compiled, "Compiled"
+        case "reference":
+            from rotational.kernels import reference
+
+            return reference, "Reference"
+        case _:
+            from rotational.kernels import foreach
+
+            return foreach, "Foreach"
 
 
 class Kernels:

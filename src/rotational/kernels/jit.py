@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rotational.kernels import native
 from rotational.kernels.native import APPLY, FLAT, SUM, TASK, TASK_ROW, Table
@@ -65,11 +64,10 @@ class Numba:
         if plan is None:
             plan = self._plans[measured] = _Plan(works)
         plan.fill(works)
-        pairs = [pair for work in works for pair in zip(work.parts, work.grads, strict=True)]
-        grads = [_in_line(g, part.w) for part, g in pairs]  # named, so that copies live until the step is over
-        plan.jobs["g"] = [0 if g is None else g.data_ptr() for g in grads]
+        moved, kept = plan.gradients(works)
         plan.take(torch.get_num_threads(), self._scratch)
-        torch.autograd.graph.increment_version([part.w for part, _ in pairs])
+        del kept  # copies have to live until here
+        torch.autograd.graph.increment_version(moved)
 
 
 class _Plan(Table):
@@ -124,10 +122,3 @@ def _pool() -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not come along
-
-
-def _in_line(g: Tensor | None, w: Tensor) -> Tensor | None:
-    """A gradient that lies in memory as its weight does; autograd's own always do."""
-    if g is None or g.stride() == w.stride():
-        return g
-    return torch.empty_strided(w.shape, w.stride(), dtype=w.dtype, device=w.device).copy_(g)

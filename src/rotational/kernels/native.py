@@ -1,14 +1,15 @@
 """The hand-written step for CPUs, in C (`c/step.c`): one launch for all parameters of all groups.
 
-The library is built when the package is (`build_kernels.py` at the root of the project) and called through ctypes.
+The library is built when the package is (`hatch_build.py`, at the root of the project) and called through ctypes.
 Tables of what there is to do are kept from step to step; only the addresses of gradients are new each time.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,10 @@ class Native:
         if table is None:
             table = self._tables[measured] = Table(works)
         table.fill(works)
-        grads = [g if g is None or g.stride() == p.w.stride() else _in_line(g, p.w) for p, g in _pairs(works)]
-        table.jobs["g"] = [0 if g is None else g.data_ptr() for g in grads]
+        moved, kept = table.gradients(works)
         table.run(torch.get_num_threads())
-        torch.autograd.graph.increment_version([p.w for parts in lists for p in parts])
+        del kept  # copies have to live until here
+        torch.autograd.graph.increment_version(moved)
 
 
 class Table:
@@ -146,6 +147,11 @@ class Table:
         self.units = np.array(self._units, UNIT) if self._units else np.zeros(0, UNIT)
         self.numbers = np.zeros(max(1, self._needed))
         self.total = sum(part.w.numel() for work in works for part in work.parts)
+        counted = [x for array in (self.jobs, self.tasks, self.units) for x in (array.ctypes.data, len(array))]
+        self._arguments = (self.groups.ctypes.data, *counted, self.numbers.ctypes.data)
+        self._weights = [part.w for work in works for part in work.parts]
+        self._dtypes = [w.dtype for w in self._weights]
+        self._plain = all(w.is_contiguous() for w in self._weights)
 
     def _cut(self, index: int, at: Layout, units: Neurons | None) -> None:
         """The tasks of one parameter."""
@@ -179,22 +185,36 @@ class Table:
                 self.jobs["out"][index + j] = out.data_ptr()
             index += len(work.parts)
 
+    def gradients(self, works: Sequence[Work]) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Write down where the gradients of this step lie; returns the weights that have one, and what must live on.
+
+        Autograd's own lie in memory as their weights do; others are copied.
+        """
+        grads = [g for work in works for g in work.grads]
+        given = [g for g in grads if g is not None]
+        if self._plain and len(given) == len(grads) and _alike(given, self._dtypes):
+            self.jobs["g"] = list(map(Tensor.data_ptr, given))
+            return self._weights, grads
+        pairs = list(zip(self._weights, grads, strict=True))
+        grads = [None if g is None else _in_line(g, w) for w, g in pairs]
+        self.jobs["g"] = [0 if g is None else g.data_ptr() for g in grads]
+        return [w for w, g in pairs if g is not None], grads
+
     def run(self, threads: int) -> None:
         """Take the step. Small ones are over before a second thread has woken up."""
-        threads = max(1, min(threads, self.total // TASK + 1))
-        arrays = (self.jobs, self.tasks, self.units)
-        pairs = [x for array in arrays for x in (array.ctypes.data, len(array))]
-        library().rotational_step(self.groups.ctypes.data, *pairs, self.numbers.ctypes.data, threads)
+        library().rotational_step(*self._arguments, max(1, min(threads, self.total // TASK + 1)))
 
 
-def _pairs(works: Sequence[Work]) -> Iterator[tuple[Part, Tensor | None]]:
-    for work in works:
-        yield from zip(work.parts, work.grads, strict=True)
+_DTYPE = attrgetter("dtype")
+
+
+def _alike(grads: list[Tensor], dtypes: list[torch.dtype]) -> bool:
+    """Whether gradients lie without gaps, in these precisions."""
+    return all(map(Tensor.is_contiguous, grads)) and list(map(_DTYPE, grads)) == dtypes
 
 
 def _in_line(g: Tensor, w: Tensor) -> Tensor:
-    """A gradient that lies in memory as its weight does; autograd's own always do."""
-    return torch.empty_like(w).copy_(g)
+    return g if g.stride() == w.stride() and g.dtype is w.dtype else torch.empty_like(w).copy_(g)
 
 
 def _pieces(at: Layout, lanes: int) -> list[tuple[int, int]]:

@@ -38,7 +38,7 @@ class Part:
     turns: Tensor | None
 
     def __post_init__(self) -> None:
-        self.shape, self.address = self.w.shape, self.w.data_ptr()
+        self.shape, self.stride, self.address = self.w.shape, self.w.stride(), self.w.data_ptr()
 
 
 @dataclass(eq=False)

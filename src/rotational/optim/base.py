@@ -23,7 +23,7 @@ from rotational.kernels.choose import RUNGS, Kernels
 from rotational.kernels.work import Work
 from rotational.neurons import Neurons
 from rotational.optim import checkpoint
-from rotational.optim.bound import Bound, Group, options_of
+from rotational.optim.bound import Bound, Group, Held, options_of
 from rotational.rule import Rule
 from rotational.scale import Rms
 
@@ -70,7 +70,7 @@ class RotationalOptimizer(Optimizer):
     def _remember_nothing(self, defaults: Group) -> None:
         """Forget what was worked out for earlier steps: the state may have become another."""
         self._bounds: list[Bound | None] = []
-        self._kernels = Kernels()
+        self._kernels, self._held = Kernels(), Held()
         self._asked: dict[Tensor, tuple[Neurons, Tensor]] = {}
         self._read = [*(defaults.keys() - {"lr", "weight_decay", "rotation"}), "neurons"]
 
@@ -157,7 +157,7 @@ class RotationalOptimizer(Optimizer):
         """One step of all groups; returns the closure's loss, if there is one.
 
         Options are read and gradients checked for all groups before the first weight changes.
-        Raises ValueError for options out of range, sparse and complex gradients.
+        Raises ValueError for options out of range and sparse gradients.
         """
         loss = None
         if closure is not None:
@@ -207,11 +207,10 @@ class RotationalOptimizer(Optimizer):
     def _gradients(self, group: Group) -> list[Tensor | None]:
         grads: list[Tensor | None] = [p.grad for p in group["params"]]
         for i, g in enumerate(grads):
-            if g is not None and (g.layout is not torch.strided or g.is_complex()):
-                kind = "complex" if g.is_complex() else "sparse"
+            if g is not None and g.layout is not torch.strided:
                 raise ValueError(
-                    f"{type(self).__name__}.step: {_name(group, i)} has a {kind} gradient; expected a dense real one"
-                    + (" (Embedding(sparse=False))." if kind == "sparse" else ".")
+                    f"{type(self).__name__}.step: {_name(group, i)} has a sparse gradient; expected a dense one "
+                    "(Embedding(sparse=False))."
                 )
         return grads
 
@@ -251,7 +250,8 @@ class RotationalOptimizer(Optimizer):
 
         The length of every neuron is noted at its first step.
         """
-        new = [(plan, i) for plan in plans for i in plan.bound.outdated(plan.grads, self.state)]
+        same = self._held.same(self.state)
+        new = [(plan, i) for plan in plans for i in plan.bound.outdated(plan.grads, self.state, same)]
         empty: list[str] = []
         for plan, i in new:
             p, units = plan.group["params"][i], plan.bound.units[i]

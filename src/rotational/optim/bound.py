@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -30,6 +32,27 @@ def _value(option: Any) -> Any:
     return option.item() if isinstance(option, Tensor) and option.numel() == 1 else option
 
 
+_SHAPE = attrgetter("shape")
+
+
+class Held:
+    """The state of an optimizer as it was seen last.
+
+    Small models are stepped in less time than it takes to look up each of their tensors, so everything is compared at
+    once, by identity, and looked at one by one only where something is another object than before.
+    """
+
+    def __init__(self) -> None:
+        self._values: list[Any] = []
+
+    def same(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
+        """Whether all of it is the same as at the last call."""
+        values = list(chain.from_iterable(map(dict.values, states.values())))
+        same = len(values) == len(self._values) and all(map(is_, values, self._values))
+        self._values = values
+        return same
+
+
 class Bound:
     """Rule, control and units of one group, and a `Part` for each parameter that has had a gradient.
 
@@ -48,28 +71,46 @@ class Bound:
         self.group, self.options, self.rule, self.control, self.units = group, options, rule, control, units
         self._parts: list[Part | None] = [None] * len(units)
         self._rungs: list[str] = [""] * len(units)
+        self._whole: tuple[list[Tensor], list[int], list[torch.Size]] | None = None
         self._shares: dict[str, tuple[list[int], list[Part]]] | None = None
         self._memory_key = memory_key
         self._fresh: list[Part] = []
 
-    def outdated(self, grads: Sequence[Tensor | None], states: Mapping[Tensor, Mapping[str, Any]]) -> list[int]:
-        """Parameters with a gradient whose part is missing or no longer as it was."""
+    def outdated(
+        self, grads: Sequence[Tensor | None], states: Mapping[Tensor, Mapping[str, Any]], same: bool
+    ) -> list[int]:
+        """Parameters with a gradient whose part is missing or no longer as it was; `same` as `Held` has it."""
+        params: list[Tensor] = self.group["params"]
+        if same and self._whole is not None:
+            weights, addresses, shapes = self._whole
+            if (
+                len(params) == len(weights)
+                and all(map(is_, params, weights))
+                and list(map(Tensor.data_ptr, params)) == addresses
+                and list(map(_SHAPE, params)) == shapes
+            ):
+                return []
         found: list[int] = []
-        key = self._memory_key
-        for i, (p, g, part) in enumerate(zip(self.group["params"], grads, self._parts, strict=True)):
+        for i, (p, g, part) in enumerate(zip(params, grads, self._parts, strict=True)):
             if g is None:
                 continue
-            if part is not None and part.w is p and part.address == p.data_ptr() and part.shape == p.shape:
-                get = states[p].get
-                if (
-                    get("step") is part.step
-                    and (part.m is None or get(key) is part.m)
-                    and (part.v is None or get("exp_avg_sq") is part.v)
-                    and get("norm") is part.norm
-                ):
-                    continue
-            found.append(i)
+            as_before = part and part.w is p and part.address == p.data_ptr() and part.shape == p.shape
+            if part is None or not (as_before and self._holds(part, states[p].get)):
+                found.append(i)
+        self._whole = None
+        if not found and None not in self._parts:
+            parts = [part for part in self._parts if part is not None]
+            self._whole = [part.w for part in parts], [part.address for part in parts], [part.shape for part in parts]
         return found
+
+    def _holds(self, part: Part, get: Callable[[str], Any]) -> bool:
+        """Whether the state is made of the tensors that the part has."""
+        return (
+            get("step") is part.step
+            and (part.m is None or get(self._memory_key) is part.m)
+            and (part.v is None or get("exp_avg_sq") is part.v)
+            and get("norm") is part.norm
+        )
 
     def take_in(self, i: int, state: dict[str, Any], call: str, name: str) -> None:
         """Make what is missing of the state of parameter i, and decide how its step is taken."""

@@ -6,6 +6,8 @@
  *
  * The sums give angle and length before and after, so measuring costs no further pass. They are in double: no gradient
  * is then too small or too large to be squared, and what is left of a nearly radial u is no rounding error.
+ *
+ * This file is compiled once for each instruction set, with ROTATIONAL_STEP for the name of its function (`entry.c`).
  */
 #include <sched.h>
 #include <stdatomic.h>
@@ -24,11 +26,12 @@ typedef struct {
     Numbers numbers;
     double turns;
     First *look, *keep;
+    Memory *mine;
 } Work;
 
 /* Both moments of a job after `step` steps, this one included. */
-static Work work_of(const Group *groups, Job *jobs, int64_t index) {
-    Work work = {.job = &jobs[index]};
+static Work work_of(const Group *groups, Job *jobs, int64_t index, Memory *mine) {
+    Work work = {.job = &jobs[index], .mine = mine};
     Job *job = work.job;
     const Group *g = work.group = &groups[job->group];
     double t = (double)*job->step + 1;
@@ -46,9 +49,8 @@ static Work work_of(const Group *groups, Job *jobs, int64_t index) {
         .root = (float)(1 / sqrt(second)),
         .eps = (float)g->eps,
         .seed = noise_of((uint32_t)index, (uint32_t)g->seed + 0x85ebca6bu * (uint32_t)t),
-        .dither = (uint32_t)g->dither,
     };
-    First *const *both = FIRSTS[job->weights == BF16][job->moments == BF16][g->scale][job->m != 0];
+    First *const *both = FIRSTS[job->weights == BF16][job->moments == F32 ? 0 : g->dither ? 2 : 1][g->scale][job->m != 0];
     work.look = both[0];
     work.keep = both[1];
     return work;
@@ -59,25 +61,45 @@ static int64_t place(const Job *job, int64_t lane) {
     return lane / job->lanes * job->outer_stride + lane % job->lanes * job->run;
 }
 
-static void clear(int64_t lanes) {
-    double *parts[5] = {sums.u, sums.w, sums.uu, sums.ww, sums.uw};
+static void clear(Sums *sums, int64_t lanes) {
+    double *parts[5] = {sums->u, sums->w, sums->uu, sums->ww, sums->uw};
     for (int i = 0; i < 5; i++) memset(parts[i], 0, (size_t)lanes * sizeof(double));
 }
 
 static void first_of(const Work *work, const Task *box, First *over, int summed) {
     const Job *job = work->job;
     int64_t at = place(job, box->lane) + box->segment * job->segment_stride + box->run_from;
-    if (summed) clear(box->lanes);
-    if (box->segments == 1 && (box->lanes == 1 || job->run >= SHORT)) {
+    float *u = work->mine->u;
+    Sums *sums = &work->mine->sums;
+    if (summed) clear(sums, box->lanes);
+    if (box->segments == 1 && job->run >= SHORT) {
         for (int64_t k = 0; k < box->lanes; k++)
-            over(job, &work->numbers, at + k * job->run, box->run_count, scratch + k * job->run, summed ? (int)k : -1);
+            over(job, &work->numbers, at + k * job->run, box->run_count, u + k * job->run, summed ? sums : 0, k);
         return;
     }
     int64_t wide = box->lanes * box->run_count;
-    for (int64_t s = 0; s < box->segments; s++) {
-        over(job, &work->numbers, at + s * job->segment_stride, wide, scratch + s * wide, -1);
-        if (summed) sums_of(job, at + s * job->segment_stride, scratch + s * wide, box->lanes, box->run_count);
+    for (int64_t s = 0; s < box->segments; s++)
+        over(job, &work->numbers, at + s * job->segment_stride, wide, u + s * wide, 0, 0);
+    if (summed) sums_of(job, at, work->mine, box->segments, box->lanes, box->run_count);
+}
+
+/* Sums in single precision do for most neurons. Where they cancel, because u is nearly radial or nearly constant, or
+ * where squares are too large or too small for it, they are formed again. */
+static void sharpen(const Work *work, const Task *box) {
+    const Job *job = work->job;
+    int64_t at = place(job, box->lane) + box->segment * job->segment_stride + box->run_from;
+    double share = 1 / (double)(box->segments * box->run_count);
+    const Sums *sums = &work->mine->sums;
+    int32_t *rough = work->mine->coefficients.nearly, any = 0;
+#pragma GCC ivdep
+    for (int64_t k = 0; k < box->lanes; k++) {
+        double uu = sums->uu[k], ww = sums->ww[k], left = (uu - sums->u[k] * sums->u[k] * share) * ww - sums->uw[k] * sums->uw[k];
+        rough[k] = !(left > ROUGH * uu * ww) | !(uu > FAINT) | !(uu < HUGE) | !(ww > FAINT) | !(ww < HUGE);
+        any |= rough[k];
     }
+    if (!any) return;
+    for (int64_t k = 0; k < box->lanes; k++)
+        if (rough[k]) sharp(job, at, work->mine, box->segments, box->lanes, box->run_count, k);
 }
 
 static void second_of(const Work *work, const Task *box) {
@@ -85,7 +107,8 @@ static void second_of(const Work *work, const Task *box) {
     int64_t at = place(job, box->lane) + box->segment * job->segment_stride + box->run_from;
     int64_t wide = box->lanes * box->run_count;
     for (int64_t s = 0; s < box->segments; s++)
-        apply(job, at + s * job->segment_stride, scratch + s * wide, box->lanes, box->run_count);
+        apply(job, at + s * job->segment_stride, &work->mine->coefficients, work->mine->u + s * wide, box->lanes,
+              box->run_count);
 }
 
 /* What is asked for of each neuron: angle, new norm, length of the change, its radial share. */
@@ -99,50 +122,62 @@ static void measure(const Job *job, int64_t lane, double length, double forward,
 }
 
 /* Turn: keep the length, and go by `rotation` on average along what is left of u without its radial part and mean. */
-CLONES static void between(const Work *work, int64_t lane, int64_t lanes) {
+static void between(const Work *work, int64_t lane, int64_t lanes) {
     const Group *g = work->group;
     const Job *job = work->job;
-    double size = (double)(job->segments * job->run), mean_of = g->center ? 1 / size : 0;
-    double unbias = sqrt(1 - pow(g->ema, work->turns));
+    /* Locals and no branches: then the compiler makes one loop over vectors of it. */
+    double mean_of = g->center ? 1 / (double)(job->segments * job->run) : 0, ema = g->ema;
+    double held = g->rotation * sqrt(1 - pow(g->ema, work->turns));
     /* The share of |u| that rounding leaves: of the arithmetic, and of the precision in which u is stored. */
     double noise = 16 * 0x1p-23 + 2 * 0x1p-23, small = noise * noise;
-    float *norms = job->norm + lane, *rmss = job->rms + lane;
+    float *restrict norms = job->norm + lane, *restrict rmss = job->rms + lane;
+    Sums *sums = &work->mine->sums;
+    Coefficients *to = &work->mine->coefficients;
+    double *restrict su = sums->u, *restrict sw = sums->w, *restrict suu = sums->uu, *restrict sww = sums->ww;
+    double *restrict suw = sums->uw, *restrict a = to->a, *restrict b = to->b, *restrict c = to->c;
+    int32_t *restrict nearly = to->nearly;
 #pragma GCC ivdep
     for (int64_t k = 0; k < lanes; k++) {
-        double ww = sums.ww[k], mean = sums.u[k] * mean_of;
-        double uw = sums.uw[k] - mean * sums.w[k], uu = sums.uu[k] - mean * sums.u[k];
-        double along = ww > 0 ? uw / ww : 0, left = uu - along * uw;
-        left = left <= small * sums.uu[k] ? 0 : left; /* NaN is neither */
-        double rms = sqrt(g->ema * rmss[k] * rmss[k] + (1 - g->ema) * left);
-        double length = sqrt(ww), norm = norms[k] > 0 ? norms[k] : length;
-        int still = left == 0 || norm == 0 || ww == 0 || g->rotation == 0;
-        double step = g->rotation * unbias / (still ? 1 : rms) * length, stretch = norm / sqrt(ww + step * step * left);
-        coefficients.a[k] = still ? 1 : stretch * (1 + step * along);
-        coefficients.b[k] = still ? 0 : -stretch * step;
-        coefficients.c[k] = still ? 0 : stretch * step * mean;
-        coefficients.nearly[k] = left < NEARLY * NEARLY * sums.uu[k];
+        double ww = sww[k], all = suu[k], mean = su[k] * mean_of;
+        double uw = suw[k] - mean * sw[k], uu = all - mean * su[k];
+        double along = uw / (ww > 0 ? ww : 1), left = uu - along * uw;
+        left = left <= small * all ? 0 : left; /* NaN is neither */
+        double before = rmss[k], rms = sqrt(ema * before * before + (1 - ema) * left);
+        double length = sqrt(ww), noted = norms[k], norm = noted > 0 ? noted : length;
+        double moves = left * norm * ww * held; /* 0 where one of them is; NaN moves, to show itself */
+        double step = held * length / (moves == 0 ? 1 : rms);
+        step = moves == 0 ? 0 : step;
+        double stretch = norm / (moves == 0 ? norm : sqrt(ww + step * step * left));
+        stretch = moves == 0 ? 1 : stretch;
+        a[k] = stretch * (1 + step * along);
+        b[k] = -stretch * step;
+        c[k] = stretch * step * mean;
+        nearly[k] = left < NEARLY * NEARLY * all ? 1 : 0;
         norms[k] = (float)norm;
         rmss[k] = (float)rms;
-        sums.u[k] = still ? length : stretch * length; /* from here on: how far forward and to the side it goes */
-        sums.w[k] = still ? 0 : stretch * step * sqrt(left);
-        sums.ww[k] = length;
+        /* From here on: lengths before and forward, and the square of what goes to the side. */
+        sww[k] = length;
+        su[k] = stretch * length;
+        suu[k] = stretch * stretch * step * step * left;
     }
     if (job->out)
-        for (int64_t k = 0; k < lanes; k++) measure(job, lane + k, sums.ww[k], sums.u[k], sums.w[k]);
+        for (int64_t k = 0; k < lanes; k++) measure(job, lane + k, sww[k], su[k], sqrt(suu[k]));
 }
 
 /* The plain rule; its neurons are known only where they are measured. */
 static void between_plain(const Work *work, int64_t lane, int64_t lanes) {
     const Group *g = work->group;
+    const Sums *sums = &work->mine->sums;
+    Coefficients *to = &work->mine->coefficients;
     for (int64_t k = 0; k < lanes; k++) {
-        coefficients.a[k] = g->kept;
-        coefficients.b[k] = -g->lr;
-        coefficients.c[k] = 0;
-        coefficients.nearly[k] = 0;
+        to->a[k] = g->kept;
+        to->b[k] = -g->lr;
+        to->c[k] = 0;
+        to->nearly[k] = 0;
         if (work->job->out) {
-            double ww = sums.ww[k], along = ww > 0 ? sums.uw[k] / ww : 0, left = sums.uu[k] - along * sums.uw[k];
+            double ww = sums->ww[k], along = ww > 0 ? sums->uw[k] / ww : 0, left = sums->uu[k] - along * sums->uw[k];
             double length = sqrt(ww), side = g->lr * sqrt(left < 0 ? 0 : left);
-            if (ww == 0) side = g->lr * sqrt(sums.uu[k]);
+            if (ww == 0) side = g->lr * sqrt(sums->uu[k]);
             measure(work->job, lane + k, length, (g->kept - g->lr * along) * length, side);
         }
     }
@@ -172,6 +207,7 @@ static void tile(const Work *work, const Task *task) {
     for (int64_t end = task->lane + task->lanes; box.lane < end; box.lane += box.lanes) {
         box.lanes = end - box.lane < most ? end - box.lane : most;
         first_of(work, &box, work->keep, 1);
+        sharpen(work, &box);
         numbers_of(work, box.lane, box.lanes);
         second_of(work, &box);
     }
@@ -181,47 +217,51 @@ static void flat(const Work *work, const Task *task) {
     between_plain(work, 0, 1);
     for (int64_t at = task->run_from, end = at + task->run_count; at < end; at += BLOCK) {
         int64_t count = end - at < BLOCK ? end - at : BLOCK;
-        work->keep(work->job, &work->numbers, at, count, scratch, -1);
-        apply(work->job, at, scratch, 1, count);
+        work->keep(work->job, &work->numbers, at, count, work->mine->u, 0, 0);
+        apply(work->job, at, &work->mine->coefficients, work->mine->u, 1, count);
     }
 }
 
 /* Sums of a part; the last part to come adds them all up, in their order, and works out how to go on. */
 static void sum(Step *step, const Work *work, const Task *task) {
     Unit *unit = &step->units[task->unit];
-    double *table = step->numbers + unit->numbers, *parts[5] = {sums.u, sums.w, sums.uu, sums.ww, sums.uw};
+    Sums *sums = &work->mine->sums;
+    Coefficients *to = &work->mine->coefficients;
+    double *table = step->numbers + unit->numbers, *parts[5] = {sums->u, sums->w, sums->uu, sums->ww, sums->uw};
     int64_t lanes = task->lanes;
     first_of(work, task, work->look, 1);
+    sharpen(work, task);
     for (int i = 0; i < 5; i++)
         memcpy(table + (task->part * 5 + i) * lanes, parts[i], (size_t)lanes * sizeof(double));
     atomic_int *done = (atomic_int *)&unit->done;
     if (atomic_fetch_add(done, 1) + 1 < unit->parts) return;
-    clear(lanes);
+    clear(sums, lanes);
     for (int64_t part = 0; part < unit->parts; part++)
         for (int i = 0; i < 5; i++)
             for (int64_t k = 0; k < lanes; k++) parts[i][k] += table[(part * 5 + i) * lanes + k];
     numbers_of(work, task->lane, lanes);
-    double *to = table + unit->parts * 5 * lanes;
+    double *all = table + unit->parts * 5 * lanes;
     for (int64_t k = 0; k < lanes; k++) {
-        to[k] = coefficients.a[k];
-        to[lanes + k] = coefficients.b[k];
-        to[2 * lanes + k] = coefficients.c[k];
-        to[3 * lanes + k] = coefficients.nearly[k];
+        all[k] = to->a[k];
+        all[lanes + k] = to->b[k];
+        all[2 * lanes + k] = to->c[k];
+        all[3 * lanes + k] = to->nearly[k];
     }
     atomic_store_explicit((atomic_int *)&unit->ready, 1, memory_order_release);
 }
 
 static void apply_part(Step *step, const Work *work, const Task *task) {
     Unit *unit = &step->units[task->unit];
+    Coefficients *to = &work->mine->coefficients;
     int64_t lanes = task->lanes;
     /* Tasks are taken in their order, so whoever still sums has begun. */
     while (!atomic_load_explicit((atomic_int *)&unit->ready, memory_order_acquire)) sched_yield();
     const double *from = step->numbers + unit->numbers + unit->parts * 5 * lanes;
     for (int64_t k = 0; k < lanes; k++) {
-        coefficients.a[k] = from[k];
-        coefficients.b[k] = from[lanes + k];
-        coefficients.c[k] = from[2 * lanes + k];
-        coefficients.nearly[k] = from[3 * lanes + k] != 0;
+        to->a[k] = from[k];
+        to->b[k] = from[lanes + k];
+        to->c[k] = from[2 * lanes + k];
+        to->nearly[k] = from[3 * lanes + k] != 0;
     }
     first_of(work, task, work->keep, 0);
     second_of(work, task);
@@ -247,6 +287,10 @@ static void as_before(unsigned state) {
 }
 
 static void body(void *argument) {
+    static __thread Memory memory;
+    Memory *mine = &memory;
+    /* Unless the compiler forgets where this came from, it asks for its address again in every loop. */
+    __asm__("" : "+r"(mine));
     Step *step = argument;
     unsigned before = quick();
     for (;;) {
@@ -254,7 +298,7 @@ static void body(void *argument) {
         if (i >= step->count) break;
         const Task *task = &step->tasks[i];
         if (!step->jobs[task->job].g) continue;
-        Work work = work_of(step->groups, step->jobs, task->job);
+        Work work = work_of(step->groups, step->jobs, task->job, mine);
         switch (task->kind) {
             case TILE: tile(&work, task); break;
             case SUM: sum(step, &work, task); break;
@@ -265,10 +309,7 @@ static void body(void *argument) {
     as_before(before);
 }
 
-int rotational_abi(void) { return ROTATIONAL_ABI; }
-
-/* Take one step. `numbers` is what units write to; nothing is allocated. */
-void rotational_step(const Group *groups, Job *jobs, int64_t job_count, const Task *tasks, int64_t task_count,
+void ROTATIONAL_STEP(const Group *groups, Job *jobs, int64_t job_count, const Task *tasks, int64_t task_count,
                      Unit *units, int64_t unit_count, double *numbers, int threads) {
     Step step = {groups, jobs, tasks, units, numbers, task_count, 0};
     for (int64_t i = 0; i < unit_count; i++) units[i].done = units[i].ready = 0;

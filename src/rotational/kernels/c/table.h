@@ -13,7 +13,7 @@
 #define ROTATIONAL_ABI 1 /* raised with every change of these tables */
 
 enum { RAW, RMS, SIGN };    /* what becomes of the filtered gradient */
-enum { NONE, F32, BF16 };   /* how an array is stored */
+enum { NONE, F32, BF16, DITHERED }; /* how an array is stored; DITHERED is BF16, rounded at random */
 enum { TILE, SUM, APPLY, FLAT };
 
 typedef struct {
