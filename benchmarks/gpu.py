@@ -25,7 +25,7 @@ from rotational import rules
 from rotational.kernels.gpu import Triton, available, refusal
 from rotational.kernels.work import Part, Work
 from rotational.neurons import ROWS
-from step import gpt
+from shapes import gpt
 
 SHAPES = {
     "gpt2-124m": gpt(vocabulary=50304, width=768, blocks=12, context=1024),

@@ -1,9 +1,11 @@
-"""What a rotational step costs: rotational.AdamW beside torch.optim.AdamW, in one process, in turns.
+"""What a rotational step costs, beside torch's own and others': all step in turns in one process, several processes.
 
-    python benchmarks/step.py [--shapes small gpt2-30m] [--rounds 60] [--threads 1] [--json FILE]
+    python benchmarks/step.py [--shapes gpt2-30m resnet20] [--only "rotational AdamW"] [--rounds 15] [--processes 5]
+                              [--threads 2] [--json FILE]
 
-Times drift with whatever else the machine does, and by more from process to process; so both optimizers step
-within every round, in alternating order, and what is reported is the median over rounds of their ratio.
+Times drift with whatever else a machine does, and by more from process to process. So every optimizer steps in every
+round, in alternating order; a process reports the median over its rounds of the ratio to the fused optimizer of torch,
+and what counts is the median over processes. Packages that are not installed are left out, with the reason.
 """
 
 from __future__ import annotations
@@ -11,80 +13,70 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-import rotational
 from machine import machine
+from rivals import BASE, CONTENDERS, MissingError
+from shapes import SHAPES
 
-Shape = tuple[int, ...]
-
-
-def gpt(vocabulary: int, width: int, blocks: int, context: int) -> list[Shape]:
-    """Shapes of a GPT with a tied head: projections without biases, norms with them."""
-    norm: list[Shape] = [(width,), (width,)]
-    block = [*norm, (3 * width, width), (width, width), *norm, (4 * width, width), (width, 4 * width)]
-    return [(vocabulary, width), (context, width), *block * blocks, *norm]
+EVERYWHERE = ("torch AdamW fused", "rotational AdamW")
+SLOW = ("torch AdamW for-loop", "torch AdamW compiled", "AdamP", "AdamW 8-bit", "rotational AdamW, torch")
+"""Left out of the shapes that only ask what short, long and upright neurons cost."""
 
 
-SHAPES = {
-    "small": gpt(vocabulary=100, width=104, blocks=4, context=64),
-    "gpt2-30m": gpt(vocabulary=50304, width=384, blocks=6, context=1024),
-}
+def contenders(shapes: str) -> list[str]:
+    """Who steps on these shapes."""
+    if shapes in ("rows of 9", "rows of 27", "whole tensors", "columns"):
+        return [*EVERYWHERE, "plain AdamW, native"]
+    if shapes == "gpt2-124m":  # as many copies as fit a small machine
+        return [*EVERYWHERE, "rotational AdamW, bf16 moments", "copy of 28 bytes"]
+    if shapes in ("vit", "moe"):
+        return [*EVERYWHERE, "torch AdamW foreach", "rotational AdamW, bf16 moments", "rotational AdamW, measuring"]
+    return list(CONTENDERS)
 
 
-@dataclass(frozen=True)
-class Result:
-    """Seconds per step of each round, and what follows from them."""
-
-    shapes: str
-    tensors: int
-    parameters: int
-    seconds: dict[str, list[float]]
-
-    def milliseconds(self, name: str) -> float:
-        return 1e3 * statistics.median(self.seconds[name])
-
-    def ratio(self, name: str, to: str) -> float:
-        """Median over rounds of the ratio within a round: disturbances that last longer than a round cancel."""
-        return statistics.median(a / b for a, b in zip(self.seconds[name], self.seconds[to], strict=True))
+def base(name: str) -> str:
+    """What a contender is compared with."""
+    kind = next((kind for kind in ("SGD", "Lion") if kind in name), "AdamW")
+    return BASE[kind]
 
 
-def parameters(shapes: Sequence[Shape]) -> list[torch.nn.Parameter]:
-    """Weights with gradients of normal noise, the same at every call."""
-    noise = torch.Generator().manual_seed(0)
-    made = [torch.nn.Parameter(0.02 * torch.randn(shape, generator=noise)) for shape in shapes]
-    for p in made:
-        p.grad = 1e-3 * torch.randn(p.shape, generator=noise)
-    return made
-
-
-def optimizers(shapes: Sequence[Shape]) -> dict[str, torch.optim.Optimizer]:
-    """The two that are compared, each with weights of its own."""
-    options = {"lr": 1e-3, "betas": (0.9, 0.95), "weight_decay": 0.1, "foreach": True}
-    return {
-        "torch.optim.AdamW": torch.optim.AdamW(parameters(shapes), **options),
-        "rotational.AdamW": rotational.AdamW(parameters(shapes), **options),
-    }
-
-
-def measure(name: str, rounds: int, seconds: float = 0.05) -> Result:
-    """Time both optimizers over `rounds` rounds of about `seconds` each."""
-    shapes = SHAPES[name]
-    steps = {kind: optimizer.step for kind, optimizer in optimizers(shapes).items()}
-    repeats: dict[str, int] = {}
-    for kind, step in steps.items():
-        step()  # makes the state
-        repeats[kind] = max(1, round(seconds / timed(step, 1)))
-    taken: dict[str, list[float]] = {kind: [] for kind in steps}
+def one(shapes: str, names: list[str], rounds: int) -> dict[str, Any]:
+    """Seconds of every step of this process, by contender."""
+    # As any forward pass does: until something large has been freed, glibc returns every temporary to the system, and
+    # its page faults are what would be measured.
+    torch.empty(1 << 22)
+    steps: dict[str, Callable[[], Any]] = {}
+    missing: dict[str, str] = {}
+    for name in names:
+        try:
+            steps[name] = CONTENDERS[name](SHAPES[shapes])
+            for _ in range(3):  # makes the state, and what is kept from step to step
+                steps[name]()
+        except MissingError as reason:
+            missing[name] = str(reason)
+        except Exception as error:  # another package, on a machine that it does not know
+            if name.startswith(("torch", "rotational", "plain", "copy")):
+                raise
+            missing[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    repeats = {name: max(1, round(0.01 / timed(step, 2))) for name, step in steps.items()}
+    taken: dict[str, list[float]] = {name: [] for name in steps}
     for i in range(rounds):
-        for kind in list(steps)[:: 1 if i % 2 else -1]:
-            taken[kind].append(timed(steps[kind], repeats[kind]))
-    return Result(name, len(shapes), sum(torch.Size(s).numel() for s in shapes), taken)
+        for name in list(steps)[:: 1 if i % 2 else -1]:
+            if i % 3 == 0 or name not in SLOW:
+                taken[name].append(timed(steps[name], repeats[name]))
+            else:
+                taken[name].append(float("nan"))
+    return {"seconds": taken, "missing": missing}
 
 
 def timed(step: Callable[[], object], repeats: int) -> float:
@@ -95,29 +87,79 @@ def timed(step: Callable[[], object], repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
+def ratio(process: dict[str, Any], name: str) -> float:
+    """Median over rounds of the ratio within a round."""
+    pairs = zip(process["seconds"][name], process["seconds"][base(name)], strict=True)
+    return statistics.median(a / b for a, b in pairs if a == a)
+
+
+def apart(shapes: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The same in processes of their own, one after the other."""
+    found: list[dict[str, Any]] = []
+    for _ in range(options.processes):
+        with tempfile.TemporaryDirectory() as folder:
+            to = Path(folder, "one.json")
+            command = [
+                sys.executable,
+                __file__,
+                "--shapes",
+                shapes,
+                "--rounds",
+                str(options.rounds),
+                "--alone",
+                str(to),
+            ]
+            command += ["--threads", str(options.threads), *(["--only", *options.only] if options.only else [])]
+            subprocess.run(command, check=True)
+            found.append(json.loads(to.read_text()))
+    return found
+
+
+def show(shapes: str, processes: list[dict[str, Any]]) -> None:
+    """A line for each contender."""
+    count = sum(torch.Size(s).numel() for s, _ in SHAPES[shapes])
+    print(f"{shapes}: {len(SHAPES[shapes])} tensors, {count / 1e6:.2f}M weights")
+    for name in processes[0]["seconds"]:
+        ratios = sorted(ratio(p, name) for p in processes)
+        ms = statistics.median(1e3 * s for p in processes for s in p["seconds"][name] if s == s)
+        spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+        print(f"  {name:34} {ms:9.3f} ms   {statistics.median(ratios):6.3f} of {base(name)}   ({spread})")
+    for name, why in processes[0]["missing"].items():
+        print(f"  {name:34} left out: {why}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write every round's times, and the machine, to this file")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=[s for s in SHAPES if s != "gpt2-124m"])
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="these, and what they are compared with")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="write the times of every round, and the machine, to this file")
+    parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    # As any forward pass does: until something large has been freed, glibc returns every temporary to the
-    # system, and its page faults are what would be measured.
-    torch.empty(1 << 22)
-
-    where = machine()
-    print(", ".join(f"{key} {value}" for key, value in where.items()))
-    results = [measure(name, options.rounds) for name in options.shapes]
-    for r in results:
-        times = "   ".join(f"{kind} {r.milliseconds(kind):.3f} ms" for kind in r.seconds)
-        print(
-            f"{r.shapes} ({r.tensors} tensors, {r.parameters / 1e6:.2f}M):   {times}   "
-            f"ratio {r.ratio('rotational.AdamW', 'torch.optim.AdamW'):.2f}"
-        )
-    if options.json:
-        options.json.write_text(json.dumps({"machine": where, "results": [asdict(r) for r in results]}, indent=1))
+    if options.alone:
+        warnings.simplefilter("ignore")
+        (shapes,) = options.shapes
+        names = contenders(shapes)
+        if options.only:
+            wanted = {*options.only, *map(base, options.only)}
+            names = [name for name in CONTENDERS if name in wanted]
+        options.alone.write_text(json.dumps(one(shapes, names, options.rounds)))
+        return
+    record: dict[str, Any] = {"machine": machine(), "rounds": options.rounds, "results": {}}
+    print(", ".join(f"{key} {value}" for key, value in record["machine"].items()))
+    for shapes in options.shapes:
+        processes = apart(shapes, options)
+        show(shapes, processes)
+        record["results"][shapes] = {
+            "tensors": len(SHAPES[shapes]),
+            "weights": sum(torch.Size(s).numel() for s, _ in SHAPES[shapes]),
+            "processes": processes,
+        }
+        if options.json:  # after each, so that a run that is stopped keeps what it has
+            options.json.write_text(json.dumps(record, indent=None))
 
 
 if __name__ == "__main__":

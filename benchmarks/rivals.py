@@ -1,0 +1,120 @@
+"""Everything whose step is timed: ours in its forms, torch's own, and those of others where they are installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import rotational
+from rotational.neurons import Neurons
+from shapes import Weights
+
+Step = Callable[[], Any]
+LR, DECAY = 1e-4, 0.1
+
+
+class MissingError(Exception):
+    """What a rival needs is not installed."""
+
+
+def parameters(weights: Weights) -> list[nn.Parameter]:
+    """Weights with gradients of normal noise, the same at every call."""
+    noise = torch.Generator().manual_seed(0)
+    made = [nn.Parameter(0.02 * torch.randn(shape, generator=noise)) for shape, _ in weights]
+    for p in made:
+        p.grad = 1e-3 * torch.randn(p.shape, generator=noise)
+    return made
+
+
+def ours(kind: str, **options: Any) -> Callable[[Weights], Step]:
+    """One of our optimizers."""
+
+    def build(weights: Weights) -> Step:
+        group = {"params": parameters(weights), "neurons": [neurons for _, neurons in weights]}
+        return getattr(rotational, kind)([group], lr=LR, weight_decay=DECAY, **options).step
+
+    return build
+
+
+def measured(weights: Weights) -> Step:
+    """The step that writes down how every neuron turns."""
+    params = parameters(weights)
+    units: dict[Tensor, Neurons] = {p: n for p, (shape, n) in zip(params, weights, strict=True) if len(shape) > 1}
+    group = {"params": params, "neurons": [neurons for _, neurons in weights]}
+    optimizer = rotational.AdamW([group], lr=LR, weight_decay=DECAY)
+
+    def step() -> None:
+        optimizer.measure(units)
+        optimizer.step()
+
+    return step
+
+
+def torchs(kind: str, **options: Any) -> Callable[[Weights], Step]:
+    """One of torch's."""
+    return lambda weights: getattr(torch.optim, kind)(parameters(weights), lr=LR, weight_decay=DECAY, **options).step
+
+
+def compiled(weights: Weights) -> Step:
+    """torch.compile of torch's step."""
+    optimizer = torch.optim.AdamW(parameters(weights), lr=LR, weight_decay=DECAY, foreach=True)
+    return torch.compile(optimizer.step, fullgraph=False)
+
+
+def others(module: str, kind: str, **options: Any) -> Callable[[Weights], Step]:
+    """One of another package."""
+
+    def build(weights: Weights) -> Step:
+        try:
+            made = getattr(import_module(module), kind)
+        except ImportError as error:
+            raise MissingError(f"{module} is not installed ({error})") from None
+        return made(parameters(weights), lr=LR, weight_decay=DECAY, **options).step
+
+    return build
+
+
+def copy(weights: Weights) -> Step:
+    """The limit: 28 bytes a weight, 16 read and 12 written, with hardly any arithmetic.
+
+    a += b and c += b move 12 each, and -b over a half of it another 4. What is copied lies in pieces that are larger
+    than any cache, as the optimizers' do.
+    """
+    count = sum(torch.Size(shape).numel() for shape, _ in weights)
+    a, b, c = (torch.zeros(count) for _ in range(3))
+    half = b[: count // 2]
+
+    def step() -> None:
+        a.add_(b)
+        c.add_(b)
+        half.neg_()
+
+    return step
+
+
+BASE = {"AdamW": "torch AdamW fused", "SGD": "torch SGD fused", "Lion": "Lion foreach"}
+"""What each of our optimizers is compared with."""
+
+CONTENDERS: dict[str, Callable[[Weights], Step]] = {
+    "torch AdamW fused": torchs("AdamW", fused=True),
+    "torch AdamW foreach": torchs("AdamW", foreach=True),
+    "torch AdamW for-loop": torchs("AdamW", foreach=False),
+    "torch AdamW compiled": compiled,
+    "torch SGD fused": torchs("SGD", momentum=0.9, fused=True),
+    "Lion foreach": others("pytorch_optimizer", "Lion", foreach=True),
+    "AdamP": others("pytorch_optimizer", "AdamP"),
+    "AdamW 8-bit": others("torchao.optim", "AdamW8bit"),
+    "copy of 28 bytes": copy,
+    "rotational AdamW": ours("AdamW"),
+    "rotational AdamW, bf16 moments": ours("AdamW", moment_dtype=torch.bfloat16),
+    "rotational AdamW, measuring": measured,
+    "rotational AdamW, numba": ours("AdamW", fused="numba"),
+    "rotational AdamW, torch": ours("AdamW", fused=False),
+    "plain AdamW, native": ours("AdamW", rotational=False),
+    "rotational SGD": ours("SGD", momentum=0.9),
+    "rotational Lion": ours("Lion"),
+}
