@@ -83,11 +83,19 @@ ALLOWED: dict[str, set[str]] = {
     "monitor": {"_check", "_hooks", "neurons", "layers", "records", "rule", "optim.recognise", "report"},
     # the edges
     "expected": {"correlation", "forecasts", "outlook", "records", "rule", "scale", "theory"},
-    "report": {"expected", "outlook", "records"},
-    "lab": {"_check", "expected", "layers", "optim", "monitor", "records"},
+    "report": {
+        *("expected", "outlook", "records"),
+        *("lab.declare", "lab.figures", "lab.measures", "lab.reproduce", "lab.verdicts"),
+    },
+    "lab": {
+        *("_check", "_hooks", "expected", "layers", "optim", "monitor", "neurons", "records"),
+        # what runs are compared with, and what needs no training
+        *("control", "forecasts", "rule", "rules", "theory", "walk"),
+    },
+    "paper": {"lab.declare", "lab.figures", "lab.quantities"},
     "cli": {
         *("_check", "rule", "rules", "theory", "prediction", "optim", "monitor", "records", "report", "lab"),
-        *("advice", "forecasts", "outlook", "scale", "shapes", "weights"),
+        *("advice", "forecasts", "outlook", "paper", "scale", "shapes", "weights"),
     },
     "__init__": {
         *("forecasts", "layers", "monitor", "neurons", "optim", "outlook", "prediction", "angles", "retargeting"),
@@ -103,6 +111,7 @@ WITHOUT_TORCH = (
     *("optim.recognise", "prediction", "report.page", "cli"),
     *("advice", "shapes", "weights", "runs", "report.outlook", "translating"),
     *("translation", "unmatched", "matching"),
+    *("paper.figures", "lab.reproduce", "lab.reading", "report.figure_table"),
     *("schedule", "outlook", "forecasts", "limits", "scaling", "retargeting", "angles", "polar", "expected"),
 )
 """What loads without torch."""

@@ -6,7 +6,6 @@ import json
 import signal
 import threading
 import time
-from dataclasses import replace
 from functools import partial
 from io import StringIO
 
@@ -16,6 +15,8 @@ import torch
 from rich.console import Console
 
 from rotational.lab import demo, summary, text, train
+from rotational.lab.characters import SHAPE, Characters
+from rotational.lab.declare import Schedule
 from rotational.lab.gpt import GPT, Shape
 from rotational.layers import partition
 from rotational.records import CURVES_FILE, Records
@@ -96,7 +97,7 @@ def test_a_missing_file_and_a_folder_are_refused_in_a_sentence(tmp_path):
 
 
 def test_the_model_of_the_demo_has_a_fifth_to_one_million_parameters():
-    assert 2e5 <= sum(p.numel() for p in GPT(train.SHAPE).parameters()) <= 1e6
+    assert 2e5 <= sum(p.numel() for p in GPT(SHAPE).parameters()) <= 1e6
 
 
 def test_the_model_is_causal():
@@ -119,16 +120,26 @@ def test_every_matrix_of_the_model_holds_neurons():
 
 
 def test_the_schedule_rises_to_lr_and_falls_to_the_floor():
-    task = replace(train.Task(), steps=100, floor=0.3)
-    warm = [task.schedule(step, 0.1) for step in range(101)]
+    warm = [Schedule("linear", warmup=0.1, floor=0.3).multiple(step, 100) for step in range(101)]
     assert warm[0] == 0.1
     assert warm[9] == warm[10] == max(warm) == 1
     assert warm[100] == pytest.approx(0.3)
-    assert task.schedule(0, 0.0) == 1
+    assert Schedule("linear", floor=0.3).multiple(0, 100) == 1
+
+
+def test_a_batch_depends_on_seed_and_step_alone(prose):
+    run, corpus = demo.ARMS["adamw"].but(batch=3), text.corpus(prose)
+    in_order = [Characters(run, corpus, TINY).batch(step) for step in range(4)]
+    task = Characters(run, corpus, TINY)
+    for step in (2, 3, 0, 3, 3, 1):
+        assert all(torch.equal(a, b) for a, b in zip(task.batch(step), in_order[step], strict=True))
+    other = Characters(run.but(seed=1), corpus, TINY).batch(0)
+    assert not torch.equal(other[0], in_order[0][0])
+    assert not torch.equal(in_order[0][0], in_order[1][0])
 
 
 def test_losses_are_logged_as_the_run_goes(prose, tmp_path):
-    task = train.Task(steps=7, every=2, evaluations=3, shape=TINY)
+    run = demo.ARMS["adamw"].but(steps=7, every=2, evaluations=3)
     seen: list[int] = []
 
     def tell(state: train.State) -> None:
@@ -137,18 +148,19 @@ def test_losses_are_logged_as_the_run_goes(prose, tmp_path):
             assert len((tmp_path / "log" / CURVES_FILE).read_text().splitlines()) == (state.step - 1) // 2
         seen.append(state.step)
 
-    outcome = train.train(demo.ARMS["adamw"], task, text.corpus(prose), tmp_path / "log", tell=tell)
+    task = Characters(run, text.corpus(prose), TINY)
+    outcome = train.train(run, task, tmp_path / "log", tell=tell, save=np.inf, test=False)
     lines = [json.loads(line) for line in (outcome.log / CURVES_FILE).read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 7]
     assert [line["val_loss"] is not None for line in lines] == [True, True, True, True]
-    assert lines[-1]["val_loss"] == outcome.loss
+    assert lines[-1]["val_loss"] == outcome.metrics["validation"]["loss"]
     assert seen == list(range(1, 8))
 
 
 def test_training_lowers_the_loss(prose, tmp_path):
-    task = train.Task(steps=60, every=60, shape=TINY)
-    outcome = train.train(demo.ARMS["rotational"], task, text.corpus(prose), tmp_path / "log")
-    assert outcome.loss < 0.7 * np.log(text.VOCABULARY)
+    run = demo.ARMS["rotational"].but(steps=60, every=60)
+    outcome = train.train(run, Characters(run, text.corpus(prose), TINY), tmp_path / "log")
+    assert outcome.metrics["validation"]["loss"] < 0.7 * np.log(text.VOCABULARY)
 
 
 # The demo -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The command line: `rotational predict`, `plan`, `demo`, `report`; a file for each, the rule's options in one."""
+"""The command line: `rotational predict`, `plan`, `demo`, `report`, `reproduce`; a file for each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from rotational.cli import demo, plan, predict, report
+from rotational.cli import demo, plan, predict, report, reproduce
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +46,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="rotational", description="Weight-decay dynamics: predict, measure and control how fast neurons rotate."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (predict, plan, demo, report):
+    for command in (predict, plan, demo, report, reproduce):
         command.add(commands)
     return parser

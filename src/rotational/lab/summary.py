@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rotational import expected
-from rotational.records import Records
+from rotational.records import Layer, Records
 
 Array = np.ndarray[Any, Any]
 
@@ -49,24 +50,59 @@ class Rotation:
 
     def spread(self) -> float:
         """p95/p5 over neurons of each neuron's own RMS rotation."""
-        own = np.sqrt(np.mean(np.square(self.neurons), axis=0))
-        low, high = np.quantile(own, (0.05, 0.95))
-        return float(high / low) if low > 0 else math.inf
+        return spread(self.neurons)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerRotation:
+    """One layer at T logged steps: RMS over its neurons of rotation (measured, predicted) and length, each [T].
+
+    `neurons` [T, kept] is the rotation of the neurons whose own series are in the log.
+    """
+
+    layer: Layer
+    step: Array
+    rotation: Array
+    predicted: Array
+    norm: Array
+    neurons: Array
 
 
 def read(path: str | Path) -> Rotation | None:
-    """The rotation in a log of `watch(..., keep=None)`; None where no step was logged."""
-    records = Records(path)
+    """The rotation in a log of `watch`; None where no step was logged.
+
+    Where the log keeps some neurons of a layer only, the spread is that of those.
+    """
+    return together(found) if (found := layers(Records(path))) else None
+
+
+def layers(records: Records) -> list[LayerRotation]:
+    """What a log says of each layer, in the model's order."""
     series = [records.series(layer.name) for layer in records.layers]
-    if not series:
-        return None
-    weights = np.array([s.layer.neurons for s in series])
+    return [
+        LayerRotation(s.layer, s.step, s.rotation_rms, e.rotation, s.norm_rms, s.rotation)
+        for s, e in zip(series, expected.of(records.run, series), strict=True)
+    ]
+
+
+def together(layers: Sequence[LayerRotation]) -> Rotation:
+    """One or more layers, logged at the same steps, as one."""
+    weights = np.array([x.layer.neurons for x in layers])
     return Rotation(
-        step=series[0].step,
-        measured=_together(np.stack([s.rotation_rms for s in series]), weights),
-        predicted=_together(np.stack([e.rotation for e in expected.of(records.run, series)]), weights),
-        neurons=np.concatenate([s.rotation for s in series], axis=1),
+        step=layers[0].step,
+        measured=_together(np.stack([x.rotation for x in layers]), weights),
+        predicted=_together(np.stack([x.predicted for x in layers]), weights),
+        neurons=np.concatenate([x.neurons for x in layers], axis=1),
     )
+
+
+def spread(neurons: Array) -> float:
+    """p95/p5 over neurons of each one's RMS over time, from [T, neurons]; NaN of nothing."""
+    if neurons.size == 0:
+        return math.nan
+    own = np.sqrt(np.mean(np.square(neurons), axis=0))
+    low, high = np.quantile(own, (0.05, 0.95))
+    return float(high / low) if low > 0 else math.inf
 
 
 def rms(values: Array) -> float:

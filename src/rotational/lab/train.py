@@ -1,79 +1,33 @@
-"""One training run: an arm of the demo, from seed to log.
+"""The one training loop: a run and its task, from seed to result.
 
-All that an arm and a task are is data; the same arm, task and corpus give the same numbers.
+What a step does depends on the run and the number of the step alone: the batch, the lr, and what the model draws.
+So a run that was interrupted goes on from its checkpoint and ends with the same weights, bit for bit, on a CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from rotational.lab.gpt import GPT, Shape
-from rotational.lab.text import VOCABULARY, Corpus
-from rotational.layers import groups
-from rotational.monitor import watch
-from rotational.optim.named import AdamW
+from rotational.lab import optimizers, probes, ranks, results, resume
+from rotational.lab.declare import Run, plain
+from rotational.lab.tasks import Split, Task
+from rotational.layers import partition
+from rotational.monitor import Log, watch
 
-SHAPE = Shape(VOCABULARY)
-"""The model of the demo: 208,128 parameters."""
+Metrics = Mapping[str, Mapping[str, float]]
 
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to train. `warmup` is the share of the run over which lr rises from 0.
-
-    "AdamW" and "Adam" (with L2) are torch's; "rotational" is `rotational.AdamW`.
-    """
-
-    name: str
-    optimizer: Literal["AdamW", "Adam", "rotational"]
-    lr: float
-    weight_decay: float
-    betas: tuple[float, float]
-    warmup: float = 0.0
-
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer, with weight decay on neurons only."""
-        params = groups(model, weight_decay=self.weight_decay)
-        match self.optimizer:
-            case "AdamW":
-                return torch.optim.AdamW(params, lr=self.lr, betas=self.betas)
-            case "Adam":
-                return torch.optim.Adam(params, lr=self.lr, betas=self.betas)
-            case "rotational":
-                # update_memory=0 turns by the exact angle at every step. The paper's EMA (0.9) holds it on
-                # average only, and lags while Adam's momentum fills and its updates shrink: the first 50
-                # steps then turn 29% too little here. The loss is the same either way (1.826 and 1.828).
-                return AdamW(params, lr=self.lr, betas=self.betas, update_memory=0.0)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What all arms share: the model, the batches, and how long and how often to look."""
-
-    steps: int = 1000
-    every: int = 5
-    seed: int = 0
-    batch: int = 16
-    # A floor well above 0, because equilibrium moves with lr, and neurons follow with a half-life of their own.
-    floor: float = 0.3
-    evaluations: int = 10
-    windows: int = 512
-    shape: Shape = SHAPE
-
-    def schedule(self, step: int, warmup: float) -> float:
-        """Multiple of lr at a step, counted from 0: a rise to 1, then a line down to the floor."""
-        rise = round(warmup * self.steps)
-        if step < rise:
-            return (step + 1) / rise
-        return 1 - (1 - self.floor) * (step - rise) / max(1, self.steps - rise)
+KEPT = 5_000_000
+"""Neurons times logged steps up to which a log keeps every neuron; above, it keeps 128 of each layer."""
 
 
 @dataclass(frozen=True)
@@ -87,63 +41,256 @@ class State:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run that ended, or was stopped: its steps, its validation loss (nats a symbol) and its log."""
+    """A run that ended, diverged or was stopped.
 
-    arm: Arm
-    steps: int
-    loss: float
+    step      steps taken
+    metrics   of "validation" and "test"; empty for a run that was stopped and can go on
+    done      whether it came to an end, its own or by diverging
+    """
+
+    run: Run
+    step: int
+    metrics: Metrics
+    done: bool
+    diverged: bool
+    seconds: float
     log: Path
+    score: str
+    higher: bool
+    device: str
+
+    @cached_property
+    def result(self) -> results.Result | None:
+        """What a store keeps, read from the log; None for a run that was stopped."""
+        if not self.done:
+            return None
+        return results.Result(
+            run=self.run,
+            steps=self.step,
+            diverged=self.diverged,
+            metrics=self.metrics,
+            score=self.score,
+            higher=self.higher,
+            seconds=self.seconds,
+            threads=torch.get_num_threads(),
+            device=self.device,
+            **results.measured(self.log),
+        )
 
 
 def train(
-    arm: Arm,
+    run: Run,
     task: Task,
-    corpus: Corpus,
-    path: str | Path,
+    folder: str | Path,
     *,
     tell: Callable[[State], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    device: str | torch.device = "cpu",
+    compile: bool = False,  # noqa: A002
+    save: float = 60.0,
+    test: bool = True,
+    title: str | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """Train a model; log its rotation and its losses (training's the mean since the one before) at `path`.
+    """Train the task's model as the run says; the log and a checkpoint every `save` seconds go into `folder`.
 
-    `tell` hears of every step. `stop` is asked after every step; once it says yes, the run is evaluated and
-    closed like one that reached its end.
-    Raises FileExistsError for a `path` that holds a log already.
+    A folder with a checkpoint of this run is gone on with. `tell` hears of every step, and `stop` is asked after
+    it (of several processes, after every logged step): once it says yes, the run leaves a checkpoint and returns, or,
+    with save=inf, is evaluated where it is and closed. A run whose loss or weights are no longer finite ends there,
+    with infinite losses. With `compile`, the training pass goes through torch.compile, whose sums round differently.
+    Under torchrun the batch is split over the processes; see `ranks`. `title` and `notes` go into the log.
+
+    Raises FileExistsError for a folder with a log that is not to be gone on with, ValueError for a checkpoint that is
+    damaged or of another run, and what `optimizers.build` raises.
     """
-    # One generator for the weights and one for the batches, so that arms which train side by side share both.
-    model = GPT(task.shape, torch.Generator().manual_seed(task.seed))
-    batches = torch.Generator().manual_seed(task.seed)
-    held_out = corpus.held_out(task.windows, task.shape.context)
-    optimizer = arm.build(model)
-    schedule = LambdaLR(optimizer, lambda step: task.schedule(step, arm.warmup))
-    notes = {"corpus": corpus.name, "seed": task.seed, "batch": task.batch, "context": task.shape.context}
-    evaluate_every = max(1, task.steps // task.evaluations)
-    since: list[float] = []
-    with watch(model, optimizer, every=task.every, path=path, keep=None, title=arm.name, notes=notes) as log:
-        for step in range(1, task.steps + 1):
-            loss = _loss(model, *corpus.batch(task.batch, task.shape.context, batches))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            since.append(loss.item())
-            tell(State(step, since[-1], log.latest))
-            last = step == task.steps or stop()
-            validation = evaluate(model, *held_out) if last or step % evaluate_every == 0 else None
-            if validation is not None or step % task.every == 0:
-                log.note(loss=sum(since) / len(since), **({} if validation is None else {"val_loss": validation}))
-                since = []
-            if last and validation is not None:
-                return Outcome(arm, step, validation, log.path)
-    raise ValueError(f"train(steps={task.steps}): expected 1 step or more.")
+    with ranks.joined(device) as those, _own_randomness(those.device):
+        return _Training(run, task, Path(folder), those, save).carry_out(tell, stop, compile, test, title, notes)
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
-    """Mean loss over all windows, in nats a symbol."""
-    parts = zip(inputs.split(64), targets.split(64), strict=True)
-    return sum(_loss(model, x, y).item() * len(x) for x, y in parts) / len(inputs)
+class _Training:
+    """One call of `train`."""
+
+    def __init__(self, run: Run, task: Task, folder: Path, those: ranks.Ranks, save: float) -> None:
+        self.run, self.task, self.folder, self.ranks, self.save_every = run, task, folder, those, save
+        self.model = task.model.to(those.device)
+        self.optimizer = optimizers.build(run, self.model)
+        self.progress = resume.load(folder, run.key, self.model, self.optimizer)
+        self.begun, self.saved = time.monotonic() - self.progress.seconds, time.monotonic()
+        self.pending: list[Tensor] = []
+        self.latest_loss = math.nan
+        self.probes: list[probes.Probe] = []
+        self.log: Log | None = None
+
+    def carry_out(
+        self,
+        tell: Callable[[State], None],
+        stop: Callable[[], bool],
+        compiled: bool,
+        test: bool,
+        title: str | None,
+        notes: Mapping[str, Any] | None,
+    ) -> Outcome:
+        """From the checkpoint to the end, or to the step after which it is to stop."""
+        run, first = self.run, self.progress.step
+        with ExitStack() as stack:
+            if self.ranks.first:
+                self._open(stack, title, notes)
+            forward = self.ranks.wrap(self.model)
+            if compiled:
+                forward.compile()
+            evaluate_every = max(1, run.steps // run.evaluations)
+            for step in range(first + 1, run.steps + 1):
+                if not self._step(forward, step):
+                    return self._outcome(step - 1, None, stack, test)
+                if self.log is not None:
+                    tell(State(step, self.latest_loss, self.log.latest))
+                asked = self._asked(stop, step)
+                last = step == run.steps or (asked and math.isinf(self.save_every))
+                validation = self._evaluate("validation") if last or step % evaluate_every == 0 else None
+                if validation is not None and not math.isfinite(validation["loss"]):
+                    return self._outcome(step, None, stack, test)
+                self._note(step, validation)
+                self.progress.step = step
+                if last:
+                    return self._outcome(step, validation, stack, test)
+                if asked:
+                    self._save()
+                    return self._outcome(step, None, stack, test, going_on=True)
+                if time.monotonic() - self.saved >= self.save_every:
+                    self._save()
+        raise AssertionError(f"a checkpoint of step {first} of {run.steps}: none is left at the end of a run")
+
+    def _open(self, stack: ExitStack, title: str | None, notes: Mapping[str, Any] | None) -> None:
+        """Open the log and attach the probes; from here on the folder is this run's."""
+        run, neurons = self.run, partition(self.model)
+        total = sum(neurons[name].count(neurons.shape(name)) for name in neurons)
+        if not math.isinf(self.save_every):
+            if (self.folder / resume.CHECKPOINT).is_file():
+                resume.cut(self.folder, self.progress.step)
+            elif not (self.folder / resume.RUN_FILE).is_file():
+                # Marks the log that follows as one that may be cut and gone on with.
+                self._save()
+        optimizers.set_step(self.optimizer, run, self.progress.step)
+        log = watch(
+            self.model,
+            self.optimizer,
+            every=run.every,
+            path=self.folder,
+            keep=None if total * run.steps / run.every <= KEPT else 128,
+            title=title or f"{run.model.name} on {run.data.name}, {run.optimizer.rule}",
+            notes={"run": plain(run)} if notes is None else notes,
+        )
+        self.log = stack.enter_context(log)
+        log.steps = self.progress.step
+        for name in run.probes:
+            probe = probes.attach(name, run, self.model, self.optimizer, log)
+            probe.load(self.progress.probes.get(name, {}))
+            stack.callback(probe.remove)
+            self.probes.append(probe)
+
+    # One step ---------------------------------------------------------------------------------------------
+
+    def _step(self, forward: nn.Module, step: int) -> bool:
+        """Take a step, counted from 1; False, and nothing changed, where the loss is seen not to be finite."""
+        run, device = self.run, self.ranks.device
+        optimizers.set_step(self.optimizer, run, step - 1)
+        torch.manual_seed(_mixed(run.seed, step, self.ranks.rank))
+        batch = self.ranks.share(tuple(x.to(device, non_blocking=True) for x in self.task.batch(step - 1)))
+        self.optimizer.zero_grad()
+        with self._precision():
+            loss = self.task.loss(forward, batch)
+        self.pending.append(loss.detach())
+        # Reading a number makes a GPU wait, so there it is read when it is looked at.
+        if device.type == "cpu" or step % run.every == 0 or step == run.steps:
+            read = self.ranks.mean(torch.stack(self.pending)).tolist()
+            self.pending.clear()
+            self.progress.losses += read
+            self.latest_loss = read[-1]
+            if not all(map(math.isfinite, read)):
+                return False
+        loss.backward()
+        self.optimizer.step()
+        return True
+
+    def _asked(self, stop: Callable[[], bool], step: int) -> bool:
+        """Whether to stop; several processes agree on it at logged steps, because agreeing makes a GPU wait."""
+        if self.ranks.world == 1:
+            return stop()
+        return step % self.run.every == 0 and self.ranks.agreed(stop())
+
+    def _note(self, step: int, validation: Mapping[str, float] | None) -> None:
+        if validation is None and step % self.run.every != 0:
+            return
+        losses, self.progress.losses = self.progress.losses, []
+        if self.log is not None:
+            told = {f"val_{name}": value for name, value in (validation or {}).items()}
+            mean = {"loss": sum(losses) / len(losses)} if losses else {}
+            self.log.note(**mean, **told)
+
+    def _evaluate(self, split: Split) -> dict[str, float]:
+        """The first process's metrics, on all of them; an infinite loss where a weight is not finite."""
+        found: dict[str, float] = {}
+        if self.ranks.first:
+            if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+                found = {"loss": math.inf}
+            else:
+                with self._precision():
+                    found = self.task.evaluate(self.model, split)
+        return self.ranks.agreed(found)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.run.precision == "bf16")
+
+    # The end ----------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if self.ranks.first:
+            if self.pending:
+                self.progress.losses += torch.stack(self.pending).tolist()
+                self.pending.clear()
+            self.progress.seconds = time.monotonic() - self.begun
+            self.progress.probes = {name: p.state() for name, p in zip(self.run.probes, self.probes, strict=False)}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            resume.save(self.folder, self.progress, self.model, self.optimizer)
+        self.saved = time.monotonic()
+
+    def _outcome(
+        self, step: int, validation: dict[str, float] | None, stack: ExitStack, test: bool, *, going_on: bool = False
+    ) -> Outcome:
+        """Evaluate and close; without `validation` the run has diverged, or is `going_on` another time."""
+        metrics: dict[str, Mapping[str, float]] = {}
+        if validation is not None:
+            metrics = {"validation": validation, **({"test": self._evaluate("test")} if test else {})}
+        elif not going_on:
+            # The worst there is, so that a sweep that compares scores passes it over.
+            worst = {self.task.score: 0.0 if self.task.higher else math.inf, "loss": math.inf}
+            metrics = {"validation": worst, **({"test": worst} if test else {})}
+        stack.close()
+        if self.ranks.first and not going_on:
+            resume.join(self.folder)
+        return Outcome(
+            run=self.run,
+            step=step,
+            metrics=metrics,
+            done=not going_on and (validation is None or step == self.run.steps),
+            diverged=validation is None and not going_on,
+            seconds=time.monotonic() - self.begun,
+            log=self.folder.absolute(),
+            score=self.task.score,
+            higher=self.task.higher,
+            device=_named(self.ranks.device),
+        )
 
 
-def _loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+def _mixed(seed: int, step: int, rank: int) -> int:
+    """One seed of a run's, a step's and a rank's, in 63 bits; a step of one run is no step of another."""
+    return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) % (1 << 63)
+
+
+def _own_randomness(device: torch.device) -> Any:
+    """What the model draws leaves the generators of whoever called as they were."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _named(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,177 @@
+"""docs/reproduction.md and its pictures, from the results that are stored in docs/reproduction/.
+
+python docs/reproduction.py            writes the page and a picture for each panel
+python docs/reproduction.py --check    exits with 1 where they are not what the stored results say
+python docs/reproduction.py --take DIR copies the results that `rotational reproduce --out DIR` made
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from rotational.lab import reproduce
+from rotational.lab.figures import SCALES, Scale
+from rotational.lab.reproduce import State
+from rotational.lab.shelf import COMPUTED, Shelf
+from rotational.lab.store import RESULT
+from rotational.lab.verdicts import WORDS, Verdict, counted, digits
+from rotational.paper.figures import FIGURES
+from rotational.report import figure_panel
+
+HERE = Path(__file__).parent
+STORED, PAGE, REASONS = HERE / "reproduction", HERE / "reproduction.md", HERE / "reproduction" / "reasons.md"
+SIGNS = {"held": "✅", "not held": "❌", "undecided": "❔", "not run": "⚪"}
+NAMED: dict[Scale, str] = {"tiny": "tiny", "laptop": "laptop", "paper": "the paper's own"}
+
+HEAD = """# The paper, reproduced
+
+Every figure and table of Kosson, Messmer, Jaggi, "Rotational Equilibrium: How Weight Decay Balances Learning Across
+Neural Networks" (ICML 2024, [arXiv 2305.17212](https://arxiv.org/abs/2305.17212)), and what came after it, as
+declarations that run: [`src/rotational/paper`](../src/rotational/paper). This page is written by
+`python docs/reproduction.py` from the results in [`docs/reproduction`](reproduction); running anew is
+
+    rotational reproduce all --scale laptop --data DIR
+
+A claim is decided by the 95% interval of its number over seeds (Student's t; of logarithms for ratios, Fieller's for
+shares of a gap): **held** where all of it lies in the range, **not held** where all of it lies outside, **undecided**
+between. Comparisons are paired by seed; sweeps choose their point on validation data and report test data. Expected is
+what the paper or the theory says; limits are ours.
+"""
+
+
+def main() -> int:
+    """Write the page, or check it."""
+    if "--take" in sys.argv:
+        return take(Path(sys.argv[sys.argv.index("--take") + 1]))
+    files = written()
+    if "--check" in sys.argv:
+        stale = [p for p, text in files.items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
+        print("\n".join(f"{p} is not what the stored results say" for p in stale) or "All is as stored.")
+        return 1 if stale else 0
+    for old in STORED.glob("*.svg"):
+        old.unlink()
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    print(f"{PAGE}, {len(files) - 1} pictures")
+    return 0
+
+
+def take(folder: Path) -> int:
+    """Copy results, and nothing but results, that the repository does not have."""
+    count = 0
+    for name in (RESULT, COMPUTED):
+        for source in sorted(folder.glob(f"*/{name}")):
+            target = STORED / source.parent.name / name
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+                count += 1
+    print(f"{count} results taken")
+    return 0
+
+
+def written(stored: Path = STORED) -> dict[Path, str]:
+    """Every file of the page with its text."""
+    shelf = Shelf(stored)
+    states = [best for figure in FIGURES if (best := _state(figure.name, shelf)) is not None]
+    files: dict[Path, str] = {}
+    parts = [HEAD, _summary(states)]
+    for state in states:
+        parts += [_section(state, files, stored), _full_size(state, shelf)]
+    parts.append(_reasons(stored))
+    return {PAGE if stored == STORED else stored.parent / PAGE.name: "\n".join(p for p in parts if p) + "\n", **files}
+
+
+def _state(name: str, shelf: Shelf) -> State | None:
+    """The figure at the largest scale of which anything is stored."""
+    figure = next(f for f in FIGURES if f.name == name)
+    for scale in reversed(SCALES[1:]):
+        state = reproduce.state(figure, scale, shelf)
+        if any(state.found.arms.values()) and any(v.word != "not run" for v in state.verdicts):
+            return state
+    return reproduce.state(figure, "laptop", shelf)
+
+
+def _summary(states: list[State]) -> str:
+    every = [v for s in states for v in s.verdicts]
+    lines = [f"**{counted(every)}** of {len(every)} claims.", "", "| figure | section | " + " | ".join(WORDS) + " |"]
+    lines.append("|---|---|" + "--:|" * len(WORDS))
+    for s in states:
+        counts = [str(sum(v.word == w for v in s.verdicts) or "") for w in WORDS]
+        lines.append(f"| [{s.figure.title}](#{_anchor(s.figure.title)}) | {s.figure.section} | {' | '.join(counts)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _section(state: State, files: dict[Path, str], stored: Path) -> str:
+    f = state.figure
+    count = sum(len(p.seeds) for points in state.found.arms.values() for p in points)
+    lines = [f"## {f.title}", "", f.sentence, ""]
+    if not count:
+        return "\n".join([*lines, f"Not run. `rotational reproduce {f.name} --scale laptop`", ""])
+    ran = f"{count} runs, one core took {reproduce.clock(state.seconds)}"
+    lines += [
+        f"Section {f.section}, at {NAMED[state.scale]} scale: {ran}. `rotational reproduce {f.name} --scale "
+        f"{state.scale}`",
+        "",
+    ]
+    lines += ["| claim | | measured | holds if | expected | seeds | spread |", "|---|---|---|---|---|--:|--:|"]
+    lines += [_row(v) for v in state.verdicts]
+    lines += ["", *(f"{text}\n" for text in f.remarks)]
+    for i, panel in enumerate(f.panels):
+        names = panel.arms or tuple(state.found.arms)
+        for k, svg in enumerate(drawn := figure_panel.draw(panel, state.found)):
+            path = stored / f"{f.name}-{i + 1}{'abcdefgh'[k] if len(drawn) > 1 else ''}.svg"
+            files[path] = svg + "\n"
+            title = f"{panel.title}: {names[k]}" if len(drawn) > 1 else panel.title
+            lines += [
+                f"**{title}**{'. ' + panel.caption if panel.caption else ''}",
+                "",
+                f"![{title}]({stored.name}/{path.name})",
+                "",
+            ]
+    return "\n".join(lines)
+
+
+def _full_size(state: State, shelf: Shelf) -> str:
+    """Runs at the paper's own scale that are there, while the claims above are those of a smaller one."""
+    if state.scale == "paper":
+        return ""
+    found, _ = shelf.found(state.figure, "paper")
+    lines = [
+        "| run at the paper's own scale | seed | test | | rotation at rest | predicted |",
+        "|---|--:|--:|---|--:|--:|",
+    ]
+    for label, points in found.arms.items():
+        for point in points:
+            for seed, m in point.seeds.items():
+                score = next((name for name in ("accuracy", "bleu", "loss") if name in m.scalars), "rotation")
+                numbers = (m.scalar(score), m.scalar("rotation"), m.scalar("predicted"))
+                test, rotation, predicted = map(digits, numbers)
+                lines.append(f"| {label} | {seed} | {test} | {score} | {rotation} | {predicted} |")
+    return "\n".join([*lines, ""]) if len(lines) > 2 else ""
+
+
+def _row(v: Verdict) -> str:
+    e = v.estimate
+    seeds, spread = ("", "") if e is None else (str(len(e.seeds)), digits(e.spread) if len(e.seeds) > 1 else "")
+    measured = v.measured + (f" ({v.why})" if v.why and e is not None else "")
+    cells = (v.claim.sentence, f"{SIGNS[v.word]} {v.word}", measured, v.holds, v.claim.expected, seeds, spread)
+    return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+
+
+def _reasons(stored: Path) -> str:
+    """What was found out about claims that do not hold: written by hand, beside the results."""
+    path = stored / REASONS.name
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _anchor(title: str) -> str:
+    """As code hosts make it of a heading."""
+    return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c in "-_")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

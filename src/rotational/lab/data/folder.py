@@ -1,0 +1,126 @@
+"""ImageNet, or any folder of images with a folder for each class: decoded when a batch asks for it.
+
+train/CLASS/*.JPEG      a random part of 8 to 100% of the area, mirrored half of the time, at side x side
+val/CLASS/*.JPEG        the middle, after the short side was made side*256/224
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rotational.lab.data.found import folders, missing, needs
+from rotational.lab.data.images import Images, Statistics
+from rotational.lab.models import ImageForm
+
+STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+VALIDATION = 10_000
+"""Training images that validation takes, or a tenth of them where that is less."""
+
+
+@dataclass(frozen=True, eq=False)
+class OnDisk:
+    """Files of images, read and cropped by a few threads."""
+
+    paths: tuple[Path, ...]
+    labels: Tensor
+    side: int
+
+    def take(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
+        """See `images.Pictures`."""
+        chosen = [self.paths[i] for i in index.tolist()]
+        # Drawn before the threads start: what each image gets does not depend on which is read first.
+        draws = [None] * len(chosen) if generator is None else torch.rand(len(chosen), 5, generator=generator).tolist()
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            return torch.stack(list(pool.map(partial(_cropped, side=self.side), chosen, draws)))
+
+
+def imagenet(
+    where: Path | None, *, side: int = 224, limit: int = 0, held: int = 0, smoothing: float = 0.0
+) -> Callable[[], Images]:
+    """ImageNet-1k as an image folder; the real validation set is the test set here, as is usual."""
+    needs("imagenet", "PIL")
+    for folder in folders(where, "imagenet", ("imagenet", "ImageNet", "imagenet-1k", "ILSVRC2012")):
+        train, test = folder / "train", next((t for n in ("val", "test") if (t := folder / n).is_dir()), None)
+        if train.is_dir() and test is not None and any(p.is_dir() for p in train.iterdir()):
+            return partial(_load, train, test, side, limit, held, smoothing)
+    raise missing(
+        "imagenet", where, "imagenet/train/CLASS/*.JPEG and imagenet/val/CLASS/*.JPEG", "https://image-net.org"
+    )
+
+
+def _load(train: Path, test: Path, side: int, limit: int, held: int, smoothing: float) -> Images:
+    classes = sorted(p.name for p in train.iterdir() if p.is_dir())
+    paths, labels = _listed(train, classes)
+    order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0))
+    cut = len(order) - min(VALIDATION, round(0.1 * len(order)))
+    shown, truth = _listed(test, classes)
+    tested = torch.randperm(len(shown), generator=torch.Generator().manual_seed(0))
+
+    def part(chosen: Tensor, files: list[Path], kinds: list[int], most: int) -> OnDisk:
+        kept = chosen[: most or None].tolist()
+        return OnDisk(tuple(files[i] for i in kept), torch.tensor([kinds[i] for i in kept]), side)
+
+    return Images(
+        part(order[:cut], paths, labels, limit),
+        part(order[cut:], paths, labels, held),
+        part(tested, shown, truth, held),
+        ImageForm(len(classes), 3, side),
+        STATISTICS,
+        smoothing,
+    )
+
+
+def _listed(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        inside = sorted(p for p in (folder / name).glob("*") if p.suffix.lower() in ENDINGS)
+        paths += inside
+        labels += [label] * len(inside)
+    if (len(paths) < 10 and folder.name == "train") or not paths:
+        raise ValueError(f"{folder}: found {len(paths)} images in {len(classes)} folders; more are needed.")
+    return paths, labels
+
+
+def _cropped(path: Path, draw: list[float] | None, side: int) -> Tensor:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            # JPEG can be decoded at half or a quarter of its size at once, if that is still large enough.
+            opened.draft("RGB", (2 * side, 2 * side))
+            image = opened.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path}: not a readable image ({type(error).__name__}).") from None
+    width, height = image.size
+    box = _middle(width, height) if draw is None else _part(width, height, draw)
+    taken = image.resize((side, side), Image.Resampling.BILINEAR, box=box)
+    if draw is not None and draw[4] < 0.5:
+        taken = taken.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.array(taken)).permute(2, 0, 1)
+
+
+def _middle(width: int, height: int) -> tuple[float, float, float, float]:
+    span = min(width, height) * 224 / 256
+    left, top = (width - span) / 2, (height - span) / 2
+    return left, top, left + span, top + span
+
+
+def _part(width: int, height: int, draw: list[float]) -> tuple[float, float, float, float]:
+    """A part of 8 to 100% of the area with sides between 3:4 and 4:3, or as much of it as the image has."""
+    area = width * height * (0.08 + 0.92 * draw[0])
+    ratio = math.exp((2 * draw[1] - 1) * math.log(4 / 3))
+    across, down = min(width, math.sqrt(area * ratio)), min(height, math.sqrt(area / ratio))
+    left, top = draw[2] * (width - across), draw[3] * (height - down)
+    return left, top, left + across, top + down

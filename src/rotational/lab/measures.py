@@ -1,0 +1,164 @@
+"""Numbers and curves of a result, by name: all that panels draw and claims ask for.
+
+    scalar    "accuracy", "rotation" ...: see `MEASURES`; "validation accuracy" is that on validation data
+    curve     "loss", "rotation", "norm" ... over steps, and of one layer: "rotation: layer name"
+
+Rotation is in radians per step, RMS over neurons, and at rest: over the last quarter of a run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from rotational.lab.declare import Computed, Run
+from rotational.lab.statistics import mean
+
+Curve: TypeAlias = tuple[Sequence[float], Sequence[float]]
+"""Steps, and the value at each."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a scalar is called on an axis, and which end of it is the better one."""
+
+    title: str
+    better: Literal["high", "low"] | None = None
+
+
+MEASURES: Mapping[str, Measure] = {
+    "accuracy": Measure("test accuracy (%)", "high"),
+    "loss": Measure("test loss", "low"),
+    "perplexity": Measure("test perplexity", "low"),
+    "bleu": Measure("test BLEU", "high"),
+    "training loss": Measure("training loss at the end", "low"),
+    "rotation": Measure("rotation (rad per step)"),
+    "predicted": Measure("predicted rotation (rad per step)"),
+    "ratio": Measure("measured over predicted rotation"),
+    "off": Measure("measured against predicted rotation, worst layer (%)"),
+    "layer spread": Measure("rotation, fastest over slowest layer"),
+    "norm spread": Measure("norm, longest over shortest layer"),
+    "neuron spread": Measure("rotation of neurons, p95 over p5, median layer"),
+    "overshoot": Measure("peak of rotation over that at rest at the full lr"),
+    "norm drift": Measure("norm, largest over smallest in the second half"),
+    "norm travel": Measure("that, less 1"),
+    "lag at 75%": Measure("rotation over the static formula at 75% of the run"),
+    "lag at 90%": Measure("rotation over the static formula at 90% of the run"),
+    "forecast at 75%": Measure("rotation over the forecast at 75% of the run"),
+    "forecast at 90%": Measure("rotation over the forecast at 90% of the run"),
+    "ratio at rest": Measure("rotation over the formula of lr and weight decay, median layer"),
+    "ratio radial": Measure("rotation over the formula with the radial part, median layer"),
+    "gradient_weight": Measure("cosine of gradient and weights, RMS over layers"),
+    "gradient_momentum": Measure("cosine of gradient and momentum, RMS over layers"),
+    "second_moment": Measure("second moment, standard deviation over mean, RMS over layers"),
+    "scaled_size": Measure("RMS of an entry of the scaled gradient, RMS over layers"),
+    "scaled_weight": Measure("cosine of scaled gradient and weights, RMS over layers"),
+    "seconds per step": Measure("seconds per step", "low"),
+    "norm": Measure("norm"),
+    "predicted norm": Measure("predicted norm"),
+    "off paper": Measure("off what the paper prints (%)"),
+    "timescale": Measure("1/(lr wd) (steps)"),
+}
+"""Every scalar by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What one run, or one computation, gave."""
+
+    run: Run | Computed
+    scalars: Mapping[str, float]
+    curves: Mapping[str, Curve] = field(default_factory=dict[str, Curve])
+    layers: tuple[str, ...] = ()
+    seconds: float = math.nan
+
+    def scalar(self, name: str) -> float:
+        """A scalar by name; NaN where this result has none."""
+        return self.scalars.get(name, math.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One point of an arm: its run, with seed 0, and what each seed gave."""
+
+    run: Run | Computed
+    seeds: Mapping[int, Measured]
+
+    def mean(self, name: str) -> float:
+        """Mean of a scalar over seeds; NaN where one of them diverged."""
+        values = [m.scalar(name) for m in self.seeds.values()]
+        return sum(values) / len(values) if values else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What is there of a figure's arms; `missing` counts the runs of each that are not."""
+
+    arms: Mapping[str, tuple[Point, ...]]
+    missing: Mapping[str, int]
+
+    def points(self, arm: str) -> tuple[Point, ...]:
+        """The points of an arm."""
+        return self.arms[arm]
+
+
+def gather(label: str, measured: Iterable[Measured]) -> tuple[Point, ...]:
+    """Results as points: those that differ in nothing but the seed stand together."""
+    points: dict[Any, dict[int, Measured]] = {}
+    for m in measured:
+        points.setdefault(_place(m.run), {})[m.run.seed] = m
+    return tuple(Point(run, seeds) for run, seeds in points.items())
+
+
+def best(points: Sequence[Point], name: str) -> Point:
+    """The point whose mean is best: on validation data where the measure has a better end, or the only point.
+
+    Raises ValueError where there are several and nothing to choose by.
+    """
+    better = MEASURES[name].better if name in MEASURES else None
+    if len(points) == 1:
+        return points[0]
+    if better is None or not points:
+        raise ValueError(f"best({len(points)} points, {name!r}): nothing says which point to take; give by= or at=.")
+    sign = 1.0 if better == "high" else -1.0
+
+    def value(point: Point) -> float:
+        # What exists on validation data is chosen there; a time, say, exists once.
+        told = [m.scalars.get(f"validation {name}", m.scalar(name)) for m in point.seeds.values()]
+        middle = sum(told) / len(told) if told else math.nan
+        return sign * middle if math.isfinite(middle) else -math.inf
+
+    return max(points, key=value)
+
+
+def at(run: Run | Computed, path: str) -> Any:
+    """The value of a field, `optimizer__lr`, or of an option, `model__width`; of a computation by its name alone.
+
+    >>> at(Computed("walk", lr=0.1), "lr")
+    0.1
+    """
+    value: Any = run
+    for name in path.split("__"):
+        value = dict(value.options)[name] if hasattr(value, "options") and name != "name" else getattr(value, name)
+    return value
+
+
+def middle(curves: Sequence[Curve]) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Several seeds' curves as one: steps, mean, smallest and largest, at the steps that all of them have."""
+    common = [x for x in curves[0][0] if all(x in set(c[0]) for c in curves[1:])] if curves else []
+    rows = [dict(zip(*c, strict=True)) for c in curves]
+    values = [[row[x] for row in rows] for x in common]
+    return common, [mean(v) for v in values], [min(v) for v in values], [max(v) for v in values]
+
+
+def _place(run: Run | Computed) -> Any:
+    """The run without its seed, and without the curve that a second stage measured for that seed."""
+    run = run.but(seed=0)
+    if isinstance(run, Run):
+        if run.optimizer.angles:
+            return run.but(optimizer__angles=())
+        if run.optimizer.rotation is not None:
+            return run.but(optimizer__rotation=None)
+    return run

@@ -1,0 +1,219 @@
+"""What claims are about: numbers for each seed, computed from that seed's runs, so that comparisons are paired.
+
+    Of            a measure of an arm, at its best point where the arm is a sweep
+    Difference    a - b              Ratio     a / b, by geometric means
+    Share         a / b of two means, such as the part of a gap that is closed: Fieller's interval
+    Plateau       the range of a sweep's axis over which its measure is near the best, as a factor
+    Rank          Spearman's correlation of a measure with a sweep's axis
+    Largest       the largest of some quantities, seed by seed
+
+Sweeps choose on validation data, by the mean over seeds, and report on test data.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rotational.lab import statistics
+from rotational.lab.measures import MEASURES, Found, Point, at, best
+from rotational.lab.statistics import Estimate
+
+
+class Quantity(ABC):
+    """A number for each seed, from the results of some arms."""
+
+    @property
+    @abstractmethod
+    def arms(self) -> tuple[str, ...]:
+        """Labels of the arms that it needs."""
+
+    @abstractmethod
+    def seeds(self, found: Found) -> Mapping[int, float]:
+        """Its value for each seed that all its arms have."""
+
+    def estimate(self, found: Found) -> Estimate:
+        """Mean over seeds and its interval."""
+        return statistics.interval(self.seeds(found))
+
+
+@dataclass(frozen=True)
+class Of(Quantity):
+    """A measure of one arm.
+
+    by    measure by whose validation value the point of a sweep is chosen; the measure itself where it can be
+    at    or the point: pairs (field, value)
+    """
+
+    arm: str
+    measure: str
+    by: str | None = None
+    at: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.arm,)
+
+    def seeds(self, found: Found) -> dict[int, float]:
+        """Its value at the chosen point."""
+        points = [p for p in found.points(self.arm) if all(at(p.run, k) == v for k, v in self.at)]
+        point = best(points, self.by or self.measure)
+        return {seed: m.scalar(self.measure) for seed, m in point.seeds.items()}
+
+
+@dataclass(frozen=True)
+class Difference(Quantity):
+    """a - b."""
+
+    a: Quantity
+    b: Quantity
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Of both."""
+        return (*self.a.arms, *self.b.arms)
+
+    def seeds(self, found: Found) -> dict[int, float]:
+        """Paired."""
+        a, b = self.a.seeds(found), self.b.seeds(found)
+        return {seed: a[seed] - b[seed] for seed in a if seed in b}
+
+
+@dataclass(frozen=True)
+class Ratio(Quantity):
+    """a / b of positive numbers; mean and interval are those of logarithms."""
+
+    a: Quantity
+    b: Quantity
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Of both."""
+        return (*self.a.arms, *self.b.arms)
+
+    def seeds(self, found: Found) -> dict[int, float]:
+        """Paired."""
+        a, b = self.a.seeds(found), self.b.seeds(found)
+        return {seed: a[seed] / b[seed] if b[seed] else math.nan for seed in a if seed in b}
+
+    def estimate(self, found: Found) -> Estimate:
+        """Geometric."""
+        return statistics.interval(self.seeds(found), geometric=True)
+
+
+@dataclass(frozen=True)
+class Share(Quantity):
+    """Mean of `part` over mean of `whole`; either may be near 0 for a seed."""
+
+    part: Quantity
+    whole: Quantity
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Of both."""
+        return (*self.part.arms, *self.whole.arms)
+
+    def seeds(self, found: Found) -> Mapping[int, float]:
+        """The ratio of each seed, which the estimate does not average."""
+        return self.estimate(found).seeds
+
+    def estimate(self, found: Found) -> Estimate:
+        """Fieller's interval."""
+        return statistics.share(self.part.seeds(found), self.whole.seeds(found))
+
+
+@dataclass(frozen=True)
+class Plateau(Quantity):
+    """Largest over smallest value of an axis between which a measure is within `within` of the arm's best point.
+
+    Between two points of the sweep the measure goes straight over the logarithm of the axis. A plateau that reaches
+    an end of the sweep is cut there, and so measured too narrow.
+    """
+
+    arm: str
+    axis: str
+    measure: str
+    within: float
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.arm,)
+
+    def seeds(self, found: Found) -> dict[int, float]:
+        """The factor, for each seed."""
+        points = sorted(found.points(self.arm), key=lambda p: at(p.run, self.axis))
+        middle = points.index(best(points, self.measure))
+        x = [math.log(at(p.run, self.axis)) for p in points]
+        sign = 1.0 if MEASURES[self.measure].better == "high" else -1.0
+        factors: dict[int, float] = {}
+        for seed in points[middle].seeds:
+            y = [sign * p.seeds[seed].scalar(self.measure) if seed in p.seeds else -math.inf for p in points]
+            floor = y[middle] - self.within
+            right = _edge(x[middle:], y[middle:], floor)
+            left = _edge(x[middle::-1], y[middle::-1], floor)
+            factors[seed] = math.exp(right - left)
+        return factors
+
+    def estimate(self, found: Found) -> Estimate:
+        """Geometric."""
+        return statistics.interval(self.seeds(found), geometric=True)
+
+
+@dataclass(frozen=True)
+class Rank(Quantity):
+    """How steadily a measure rises along an axis: Spearman's correlation, 1 where it always does."""
+
+    arm: str
+    axis: str
+    measure: str
+    at: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.arm,)
+
+    def seeds(self, found: Found) -> dict[int, float]:
+        """The correlation, for each seed."""
+        points = [p for p in found.points(self.arm) if all(at(p.run, k) == v for k, v in self.at)]
+        return {seed: self._of(points, seed) for seed in points[0].seeds}
+
+    def _of(self, points: list[Point], seed: int) -> float:
+        with_it = [p for p in points if seed in p.seeds]
+        return statistics.rank(
+            [at(p.run, self.axis) for p in with_it], [p.seeds[seed].scalar(self.measure) for p in with_it]
+        )
+
+
+@dataclass(frozen=True)
+class Largest(Quantity):
+    """The largest of some quantities, for each seed."""
+
+    among: tuple[Quantity, ...]
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Of all."""
+        return tuple(arm for q in self.among for arm in q.arms)
+
+    def seeds(self, found: Found) -> dict[int, float]:
+        """For the seeds that all have; NaN where one is."""
+        each = [q.seeds(found) for q in self.among]
+        common = [seed for seed in each[0] if all(seed in e for e in each)]
+        rows = {seed: [e[seed] for e in each] for seed in common}
+        return {seed: math.nan if any(map(math.isnan, row)) else max(row) for seed, row in rows.items()}
+
+
+def _edge(x: list[float], y: list[float], floor: float) -> float:
+    """Where y falls below the floor, going along x from a first point that is above it."""
+    for i in range(1, len(x)):
+        if not y[i] >= floor:
+            fall = y[i - 1] - y[i]
+            share = (y[i - 1] - floor) / fall if math.isfinite(fall) and fall > 0 else 0.0
+            return x[i - 1] + share * (x[i] - x[i - 1])
+    return x[-1]

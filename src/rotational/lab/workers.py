@@ -1,0 +1,220 @@
+"""Processes that run jobs side by side, each on one thread, and tell how far they are.
+
+The first Ctrl-C asks them to end after the step they are in: a run then leaves its checkpoint, and goes on from
+there the next time. The second interrupts at once.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+from rotational.lab.declare import Computed, Run
+from rotational.lab.figures import Job
+
+State: TypeAlias = Literal["running", "done", "stopped", "failed"]
+OFTEN = 0.3
+"""Seconds from one word of a process to the next."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """How far a job is: steps taken in all, seconds this process spent on `since` of them."""
+
+    key: str
+    state: State
+    step: int = 0
+    taken: int = 0
+    seconds: float = 0.0
+    loss: float | None = None
+    said: str = ""
+
+
+class Event(Protocol):
+    """A flag that other processes see too."""
+
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        ...
+
+    def set(self) -> None:
+        """Set it."""
+        ...
+
+
+Tell: TypeAlias = Callable[[Word], None]
+
+
+def work(
+    jobs: Sequence[Job], *, processes: int, root: Path, data: Path | None, device: str, hear: Tell, stop: Event | None
+) -> None:
+    """Run the jobs, so many at a time; `hear` is called in this process with every word of theirs.
+
+    Jobs whose time is measured (the Computed "step") run alone, after the others. `stop` is one of `stopping`.
+    """
+    timed = [job for job in jobs if isinstance(job, Computed) and job.name == "step"]
+    others = [job for job in jobs if job not in timed]
+    for batch, count in ((others, processes), (timed, 1)):
+        if batch and not (stop is not None and stop.is_set()):
+            _side_by_side(batch, min(count, len(batch)), root, data, device, hear, stop)
+
+
+def _side_by_side(
+    jobs: Sequence[Job], count: int, root: Path, data: Path | None, device: str, hear: Tell, stop: Event | None
+) -> None:
+    context = get_context("spawn")
+    words: Any = context.Queue()
+    # A process inherits what it is started with; threads of torch and BLAS are read from there at import.
+    with _environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1"):
+        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(words, stop))
+        with pool:
+            futures = [pool.submit(_do, job, root, data, device) for job in jobs]
+            while not all(f.done() for f in futures):
+                _listen(words, hear, 0.2)
+                if stop is not None and stop.is_set():
+                    for future in futures:
+                        future.cancel()
+            while _listen(words, hear, 0.05):
+                pass
+    _raise(futures)
+
+
+def _raise(futures: Sequence[Future[None]]) -> None:
+    """What a job did not expect is an error of ours; what it did expect, it told in words.
+
+    Raises ChildProcessError where a process was killed, for want of memory, say.
+    """
+    for future in futures:
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, BrokenProcessPool):
+            raise ChildProcessError(
+                "a process that trained was killed (by the system, for want of memory, or by a crash in a library). "
+                "What has ended is kept; the same command goes on, with fewer --jobs where memory is short."
+            ) from None
+        if error is not None:
+            raise error
+
+
+def _listen(words: Any, hear: Tell, seconds: float) -> bool:
+    try:
+        hear(words.get(timeout=seconds))
+    except queue.Empty:
+        return False
+    return True
+
+
+# In the processes ---------------------------------------------------------------------------------------------
+
+_words: Any = None
+_stop: Event | None = None
+
+
+def _begin(words: Any, stop: Event | None) -> None:
+    global _words, _stop
+    _words, _stop = words, stop
+    # Ctrl-C reaches every process of the terminal; the one that started them decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _do(job: Job, root: Path, data: Path | None, device: str) -> None:
+    stop = _stop
+    if stop is not None and stop.is_set():
+        return
+    perform(job, root, data, device, _words.put, lambda: stop is not None and stop.is_set())
+
+
+def perform(job: Job, root: Path, data: Path | None, device: str, tell: Tell, stop: Callable[[], bool]) -> None:
+    """Run one job to its end, or until `stop`, and keep what came of it."""
+    if isinstance(job, Run):
+        _train(job, root, data, device, tell, stop)
+    else:
+        from rotational.lab.computed import compute
+        from rotational.lab.shelf import Shelf
+
+        tell(Word(job.key, "running"))
+        measured = compute(job)
+        Shelf(root).put(measured)
+        tell(Word(job.key, "done", 1, 1, measured.seconds))
+
+
+def _train(run: Run, root: Path, data: Path | None, device: str, tell: Tell, stop: Callable[[], bool]) -> None:
+    from rotational.lab import tasks, train
+    from rotational.lab.store import Store, Taken
+
+    store = Store(root)
+    begun, spoken, first = time.monotonic(), 0.0, -1
+
+    def told(state: Any) -> None:
+        nonlocal spoken, first
+        now = time.monotonic()
+        if first < 0:
+            first = state.step - 1
+        if now - spoken >= OFTEN:
+            spoken = now
+            tell(Word(run.key, "running", state.step, state.step - first, now - begun, state.loss))
+
+    try:
+        with store.claim(run) as log:
+            if store.result(run) is not None:  # another process ended it in the meantime
+                tell(Word(run.key, "done", run.steps))
+                return
+            outcome = train.train(run, tasks.build(run, data), log, tell=told, stop=stop, device=device)
+            if outcome.result is None:
+                tell(Word(run.key, "stopped", outcome.step))
+                return
+            store.keep(outcome.result)
+    except (Taken, OSError, ValueError, TypeError) as error:
+        tell(Word(run.key, "failed", said=str(error)))
+        return
+    tell(Word(run.key, "done", run.steps, run.steps - max(first, 0), time.monotonic() - begun))
+
+
+# Ctrl-C -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stopping() -> Generator[Event]:
+    """A flag for `work` that the first Ctrl-C sets; the second raises KeyboardInterrupt, as ever."""
+    asked: Event = get_context("spawn").Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _environment(**values: str) -> Generator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

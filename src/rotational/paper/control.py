@@ -1,0 +1,170 @@
+"""Section 5.1, second part, and J.2: rotational variants in the place of weight decay, on images."""
+
+from __future__ import annotations
+
+from rotational.lab.declare import Model, Optimizer, Run, Schedule
+from rotational.lab.figures import Arm, Claim, Figure, Panel
+from rotational.lab.quantities import Difference, Of
+from rotational.paper.base import (
+    FEW,
+    SEEDS,
+    arm,
+    cifar,
+    imagenet,
+    rotational,
+    small,
+    tiny_images,
+    tiny_net,
+)
+
+BASE, HELD, FEW_SHOT = "baseline", "rotational, zero-shot", "rotational, few-shot"
+PARITY = 0.5
+"""Percentage points within which two accuracies count as one."""
+
+
+def _pair(name: str, run: Run, seeds: tuple[int, ...], few: Run | None = None) -> tuple[Arm, ...]:
+    arms = (arm(f"{name}: {BASE}", run, seeds), arm(f"{name}: {HELD}", rotational(run), seeds))
+    return arms if few is None else (*arms, arm(f"{name}: {FEW_SHOT}", rotational(few), seeds))
+
+
+def _parity(name: str, expected: str = "") -> Claim:
+    return Claim(
+        f"{name}: the rotational variant is no more than {PARITY} points behind, with the same hyperparameters",
+        Difference(Of(f"{name}: {HELD}", "accuracy"), Of(f"{name}: {BASE}", "accuracy")),
+        low=-PARITY,
+        expected=expected,
+    )
+
+
+def _bars(title: str, *names: str, few: bool = False) -> Panel:
+    kinds = (BASE, HELD, FEW_SHOT) if few else (BASE, HELD)
+    return Panel(title, "bars", "accuracy", arms=tuple(f"{n}: {k}" for n in names for k in kinds))
+
+
+# AdamW -------------------------------------------------------------------------------------------------------
+
+_SMALL, _LARGE, _VIT = "CIFAR-10, small batch", "CIFAR-10, large batch", "Vision transformer"
+
+
+def _adamw(small_batch: Run, large: Run, few: Run, vit: Run, seeds: tuple[int, ...]) -> tuple[Arm, ...]:
+    return (*_pair(_SMALL, small_batch, seeds), *_pair(_LARGE, large, seeds, few), *_pair(_VIT, vit, seeds))
+
+
+_vit = small(400).but(
+    model=Model("vit", patch=4, width=48, blocks=2, heads=3),
+    optimizer=Optimizer("adamw", lr=4e-3, weight_decay=2.0),
+    batch=64,
+)
+
+CONTROL = Figure(
+    name="control",
+    section="5.1, table 2",
+    title="Rotational variants match their baselines on images",
+    sentence="Holding each neuron's norm and average rotation from the first step on replaces weight decay, without "
+    "tuning.",
+    tiny=_adamw(
+        tiny_images(),
+        tiny_images().but(batch=64),
+        tiny_images().but(batch=64, optimizer__weight_decay=1.0),
+        tiny_net(),
+        FEW,
+    ),
+    laptop=_adamw(
+        small(800),
+        small(300).but(batch=256, optimizer__lr=0.04),
+        small(300).but(batch=256, optimizer__lr=0.04, optimizer__weight_decay=1.0, schedule__shape="cosine2"),
+        _vit,
+        SEEDS,
+    ),
+    paper=_adamw(
+        cifar(),
+        cifar(batch=2048).but(optimizer__lr=0.16),
+        cifar(batch=2048).but(optimizer__lr=0.16, optimizer__weight_decay=0.08, schedule__shape="cosine2"),
+        imagenet(Model("deit_tiny"), 1024, 300).but(optimizer=Optimizer("adamw", lr=1e-3, weight_decay=0.05)),
+        SEEDS,
+    ),
+    panels=(
+        _bars("Test accuracy, small batch", _SMALL),
+        _bars("Test accuracy, large batch", _LARGE, few=True),
+        _bars("Test accuracy, vision transformer", _VIT),
+        Panel(
+            "Rotation, small batch",
+            "lines",
+            "rotation",
+            arms=(f"{_SMALL}: {BASE}", f"{_SMALL}: {HELD}"),
+            dashed="predicted",
+            log_y=True,
+        ),
+        Panel(
+            "Validation loss, small batch", "lines", "validation loss", arms=(f"{_SMALL}: {BASE}", f"{_SMALL}: {HELD}")
+        ),
+    ),
+    claims=(
+        _parity(_SMALL, "92.2 against 92.4"),
+        _parity(_LARGE),
+        Claim(
+            f"{_LARGE}: with more weight decay the rotational variant is no more than {PARITY} points behind",
+            Difference(Of(f"{_LARGE}: {FEW_SHOT}", "accuracy"), Of(f"{_LARGE}: {BASE}", "accuracy")),
+            low=-PARITY,
+        ),
+        _parity(_VIT),
+    ),
+)
+
+# SGDM and Lion: J.2 -------------------------------------------------------------------------------------------
+
+_SGD, _SGD_LARGE, _LION, _RN50 = "SGDM, small batch", "SGDM, large batch", "Lion, small batch", "ResNet-50, SGDM"
+_LION_LARGE = "Lion, large batch"
+
+
+def _others(sgd: Run, sgd_large: Run, lion: Run, lion_large: Run, deep: Run, seeds: tuple[int, ...]) -> tuple[Arm, ...]:
+    runs = {_SGD: sgd, _SGD_LARGE: sgd_large, _LION: lion, _LION_LARGE: lion_large, _RN50: deep}
+    return tuple(a for name, run in runs.items() for a in _pair(name, run, seeds))
+
+
+def _sgd(lr: float, weight_decay: float) -> Optimizer:
+    return Optimizer("sgd", lr=lr, weight_decay=weight_decay)
+
+
+def _lion(lr: float, weight_decay: float) -> Optimizer:
+    return Optimizer("lion", lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
+
+
+OTHERS = Figure(
+    name="control-others",
+    section="J.2",
+    title="Parity with SGDM and Lion",
+    sentence="What holds for AdamW holds for SGD with momentum and for Lion.",
+    tiny=_others(
+        tiny_images().but(optimizer=_sgd(0.3, 0.01)),
+        tiny_images().but(optimizer=_sgd(0.6, 0.01), batch=64),
+        tiny_images().but(optimizer=_lion(2e-3, 5.0)),
+        tiny_images().but(optimizer=_lion(4e-3, 5.0), batch=64),
+        tiny_net().but(optimizer=_sgd(0.1, 0.01)),
+        FEW,
+    ),
+    laptop=_others(
+        small().but(optimizer=_sgd(0.3, 3e-3)),
+        small(250).but(optimizer=_sgd(0.6, 3e-3), batch=256),
+        small().but(optimizer=_lion(2e-3, 5.0)),
+        small(250).but(optimizer=_lion(4e-3, 5.0), batch=256),
+        small(400).but(
+            model=Model("resnet18", blocks=1, width=0.125), optimizer=_sgd(0.1, 1e-2), schedule=Schedule("cosine", 0.05)
+        ),
+        SEEDS,
+    ),
+    paper=_others(
+        cifar().but(optimizer=_sgd(0.5, 1e-4)),
+        cifar(batch=2048).but(optimizer=_sgd(4.8, 1e-4)),
+        cifar().but(optimizer=_lion(5e-4, 1.0)),
+        cifar(batch=2048).but(optimizer=_lion(0.016, 1.0)),
+        imagenet(),
+        SEEDS,
+    ),
+    panels=(
+        _bars("Test accuracy, SGDM", _SGD, _SGD_LARGE),
+        _bars("Test accuracy, Lion", _LION, _LION_LARGE),
+        _bars("Test accuracy, deeper network", _RN50),
+    ),
+    claims=tuple(_parity(name) for name in (_SGD, _SGD_LARGE, _LION, _LION_LARGE, _RN50)),
+)

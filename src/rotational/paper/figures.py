@@ -1,0 +1,22 @@
+"""All figures and tables, in the order of the paper, and what came after it."""
+
+from __future__ import annotations
+
+from rotational.lab.figures import Figure
+from rotational.paper.adam import ADAM, STANDARDIZATION
+from rotational.paper.after import ADAMC, LAG, OVERSHOOT, REPLAY
+from rotational.paper.appendix import ASSUMPTIONS, SENSITIVE
+from rotational.paper.computed import PREDICTIONS, TIME, WALK
+from rotational.paper.control import CONTROL, OTHERS
+from rotational.paper.dynamics import DYNAMICS
+from rotational.paper.imbalance import IMBALANCE, SENSITIVITY
+from rotational.paper.rates import RATES, WARMUP
+from rotational.paper.text import TEXT
+
+FIGURES: tuple[Figure, ...] = (
+    *(PREDICTIONS, DYNAMICS, CONTROL, TEXT, TIME),
+    *(RATES, WARMUP, ADAM, STANDARDIZATION),
+    *(WALK, ASSUMPTIONS, SENSITIVE, OTHERS, IMBALANCE, SENSITIVITY),
+    *(ADAMC, REPLAY, LAG, OVERSHOOT),
+)
+"""Every figure, each with a name of its own."""

@@ -1,0 +1,230 @@
+"""Figures, claims and quantities, on results that no run gave."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from faking import result
+from rotational.lab.declare import Computed, Data, Model, Optimizer, Run, grid
+from rotational.lab.figures import Arm, Claim, Figure, Panel, Then, named
+from rotational.lab.measures import Found, Measured, gather
+from rotational.lab.quantities import Difference, Largest, Of, Plateau, Quantity, Rank, Ratio, Share
+from rotational.lab.shelf import COMPUTED, Shelf
+from rotational.lab.verdicts import counted, judge
+
+RUN = Run(Model("mlp"), Data("blobs"), Optimizer("adamw", 0.02, 0.5), steps=40, batch=16)
+HELD = RUN.but(optimizer__rotational=True)
+LR = "optimizer__lr"
+
+
+def found(missing: int = 0, **arms: dict[tuple[float, int], float]) -> Found:
+    """Arms as {(lr, seed): accuracy}, on test and validation data alike."""
+    points = {
+        name: gather(
+            name,
+            [
+                Measured(RUN.but(optimizer__lr=lr, seed=seed), {"accuracy": y, "validation accuracy": y, "loss": y})
+                for (lr, seed), y in values.items()
+            ],
+        )
+        for name, values in arms.items()
+    }
+    return Found(points, dict.fromkeys(points, missing))
+
+
+def seeds(*values: float) -> dict[tuple[float, int], float]:
+    return {(0.1, seed): y for seed, y in enumerate(values)}
+
+
+A, B = Of("a", "accuracy"), Of("b", "accuracy")
+
+# Quantities ---------------------------------------------------------------------------------------------------
+
+
+def test_differences_and_ratios_are_paired_by_seed():
+    f = found(a=seeds(50.0, 70.0, 60.0), b={(0.1, 2): 50.0, (0.1, 0): 40.0, (0.1, 1): 60.0})
+    assert Difference(A, B).seeds(f) == {0: 10.0, 1: 10.0, 2: 10.0}
+    assert Ratio(A, B).seeds(f) == {0: 1.25, 1: 70 / 60, 2: 1.2}
+    # seeds scatter by 10; their differences do not
+    assert Difference(A, B).estimate(f).high == pytest.approx(10.0)
+    assert A.estimate(f).high > 80
+
+
+def test_a_seed_that_one_side_lacks_is_left_out():
+    f = found(a=seeds(50.0, 70.0), b=seeds(40.0))
+    assert Difference(A, B).seeds(f) == {0: 10.0}
+
+
+def test_a_share_of_a_gap():
+    f = found(a=seeds(5.0, 6.0, 5.5), b=seeds(1.0, 2.0, 1.4), c=seeds(3.0, 4.1, 3.4))
+    e = Share(Difference(Of("c", "accuracy"), B), Difference(A, B)).estimate(f)
+    assert e.value == pytest.approx((2.0 + 2.1 + 2.0) / (4.0 + 4.0 + 4.1))
+    assert 0.4 < e.low < e.value < e.high < 0.6
+
+
+def test_a_plateau_runs_between_the_points_where_the_measure_falls_below():
+    values = {1e-3: 50.0, 1e-2: 60.0, 1e-1: 60.5, 1.0: 59.5}
+    f = found(a={(lr, 0): y for lr, y in values.items()})
+    # Within 2.5 points of 60.5: from a fifth of the way down the decade of 10 points, to the end of the sweep.
+    assert Plateau("a", LR, "accuracy", 2.5).seeds(f)[0] == pytest.approx(1.0 / 10 ** (-2 - 0.2), rel=1e-6)
+
+
+def test_a_plateau_of_what_diverges_beside_the_best_point_is_that_point():
+    f = found(a={(0.1, 0): 60.0, (1.0, 0): math.nan, (0.01, 0): math.nan})
+    assert Plateau("a", LR, "accuracy", 1.0).seeds(f) == {0: 1.0}
+
+
+def test_ranks_along_an_axis():
+    falling = {(lr, s): -lr for lr in (1.0, 2.0, 3.0) for s in (0, 1)}
+    assert Rank("a", LR, "accuracy").seeds(found(a=falling)) == {0: -1.0, 1: -1.0}
+
+
+def test_the_largest_is_of_each_seed():
+    f = found(a=seeds(1.0, 5.0), b=seeds(2.0, 3.0))
+    assert Largest((A, B)).seeds(f) == {0: 2.0, 1: 5.0}
+    assert Largest((A, B)).arms == ("a", "b")
+
+
+def test_a_chosen_point_may_be_named():
+    f = found(a={(0.1, 0): 1.0, (0.2, 0): 2.0})
+    assert Of("a", "accuracy", at=((LR, 0.1),)).seeds(f) == {0: 1.0}
+    assert Of("a", "loss", by="accuracy").seeds(f) == {0: 2.0}
+
+
+# Claims -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high", "word"),
+    [
+        ((9.9, 10.0, 10.1), 9.0, 11.0, "held"),
+        ((9.9, 10.0, 10.1), 11.0, math.inf, "not held"),
+        ((9.9, 10.0, 10.1), 10.1, math.inf, "undecided"),
+        ((9.0, 10.0, 11.0), 9.0, math.inf, "undecided"),  # the mean is inside, its interval is not
+        ((10.0,), 9.0, math.inf, "undecided"),
+        ((10.0, math.nan), 9.0, math.inf, "undecided"),
+    ],
+)
+def test_an_interval_decides(values, low, high, word):
+    v = judge(Claim("it is", A, low, high), found(a=seeds(*values)))
+    assert v.word == word
+    assert (v.why == "") == (word in ("held", "not held"))
+
+
+def test_what_has_no_chance_in_it_is_decided_by_its_value():
+    assert judge(Claim("it is", A, 9.0, exact=True), found(a=seeds(10.0))).word == "held"
+
+
+def test_a_hole_in_an_arm_leaves_its_claims_open():
+    v = judge(Claim("it is", A, 9.0), found(missing=2, a=seeds(10.0)))
+    assert (v.word, v.why, v.measured) == ("not run", "2 runs missing", "2 runs missing")
+
+
+def test_a_claim_needs_a_range():
+    with pytest.raises(ValueError, match="a range with an end"):
+        Claim("anything", A)
+    with pytest.raises(ValueError, match="a range with an end"):
+        Claim("nothing", A, low=2, high=1)
+
+
+def test_words_are_counted():
+    f = found(a=seeds(9.9, 10.0, 10.1))
+    assert counted([judge(Claim("x", A, 9.0), f), judge(Claim("y", A, 11.0), f)]) == "1 held, 1 not held"
+
+
+# Figures ------------------------------------------------------------------------------------------------------
+
+
+def figure(*arms: Arm | Then, quantity: Quantity = A) -> Figure:
+    return Figure(
+        *("one", "1", "One", "One figure."),
+        **dict.fromkeys(("tiny", "laptop", "paper"), arms),  # pyright: ignore[reportArgumentType]
+        panels=(Panel("Accuracy", "bars", "accuracy"),),
+        claims=(Claim("it is", quantity, low=0),),
+    )
+
+
+ARM_A, ARM_B = Arm("a", grid(RUN, seed=(0, 1))), Arm("b", grid(HELD, seed=(0, 1)))
+REPLAY = Then("b", grid(HELD, seed=(0, 1)), "optimizer__angles", "a", "rotation")
+
+
+def test_claims_and_panels_name_arms_that_exist():
+    with pytest.raises(ValueError, match="no arm is called 'b'; there are a"):
+        figure(ARM_A, quantity=B)
+    with pytest.raises(ValueError, match="no arm is called 'a'; there are b"):
+        figure(REPLAY)
+    with pytest.raises(ValueError, match="sweeps and heat maps need x="):
+        Panel("Accuracy", "sweep", "accuracy")
+
+
+def test_scales_have_the_same_arms():
+    with pytest.raises(ValueError, match="the same arms at every scale"):
+        Figure("one", "1", "One", "One.", (ARM_A,), (ARM_A, ARM_B), (ARM_A,), (), ())
+
+
+def test_figures_by_name():
+    one = figure(ARM_A)
+    assert named((one,), []) == named((one,), ["all"]) == named((one,), ["one"]) == (one,)
+    with pytest.raises(ValueError, match=r"no figure is called 'onne'\. Did you mean one"):
+        named((one,), ["onne"])
+
+
+def test_arms_with_other_seeds():
+    assert [r.seed for r in ARM_A.seeded(4).runs] == [0, 1, 2, 3]
+    assert ARM_A.seeded(2).runs == ARM_A.runs
+
+
+# What is there ------------------------------------------------------------------------------------------------
+
+
+def test_a_second_stage_waits_for_its_first_and_takes_each_seeds_own_curve(tmp_path):
+    shelf, one = Shelf(tmp_path), figure(ARM_A, REPLAY)
+    there, ready = shelf.found(one, "tiny")
+    assert ready == ARM_A.runs
+    assert there.missing == {"a": 2, "b": 2}
+    for run in ready:
+        shelf.store.keep(result(run, rotations=(0.02 * (1 + run.seed),) * 4))
+    _, ready = Shelf(tmp_path).found(one, "tiny")
+    assert [r.seed for r in ready] == [0, 1]
+    angles = [r.optimizer.angles for r in ready]
+    assert angles[0] != angles[1]
+    assert angles[0][0][0] == 0.0  # the log's step 1 is the step before which none was taken
+    for run in ready:
+        shelf.store.keep(result(run))
+    there, ready = Shelf(tmp_path).found(one, "tiny")
+    assert (ready, there.missing) == ((), {"a": 0, "b": 0})
+    assert sorted(there.points("b")[0].seeds) == [0, 1]
+
+
+def test_a_stage_that_takes_a_number_takes_it_at_the_best_point(tmp_path):
+    sweep = Arm("a", grid(RUN, optimizer__lr=(0.1, 0.2), seed=(0, 1)))
+    then = Then("b", grid(HELD, seed=(0, 1)), "optimizer__rotation", "a", "rotation", by="accuracy")
+    shelf = Shelf(tmp_path)
+    for run in sweep.runs:
+        shelf.store.keep(result(run, 40 + 100 * run.optimizer.lr, rotations=(run.optimizer.lr / 10,) * 4))
+    _, ready = shelf.found(figure(sweep, then), "tiny")
+    assert [r.optimizer.rotation for r in ready if isinstance(r, Run)] == [0.02, 0.02]
+
+
+def test_computed_numbers_are_kept_and_found(tmp_path):
+    what = Computed("prediction", rule="sgd", lr=0.1, weight_decay=1e-4)
+    shelf = Shelf(tmp_path)
+    shelf.put(Measured(what, {"rotation": 3e-3}, {"norm": ([1, 2], [3.0, 4.0])}, seconds=0.5))
+    m = Shelf(tmp_path / "elsewhere", tmp_path).get(what)
+    assert m is not None
+    assert (m.scalars, m.curves, m.seconds) == ({"rotation": 3e-3}, {"norm": ([1, 2], [3.0, 4.0])}, 0.5)
+    with pytest.raises(FileExistsError, match="none is written over"):
+        shelf.put(m)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"format": 1, "computed": {"name": "x", "options": {}}}', "[1]"])
+def test_a_damaged_or_foreign_file_is_a_sentence_that_names_it(tmp_path, text):
+    what = Computed("prediction", rule="sgd", lr=0.1, weight_decay=1e-4)
+    path = tmp_path / what.key / COMPUTED
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"{COMPUTED} is damaged .* Nothing was changed"):
+        Shelf(tmp_path).get(what)
+    assert path.read_text() == text

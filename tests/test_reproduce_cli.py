@@ -1,0 +1,227 @@
+"""`rotational reproduce`, as a user types it, from nothing to pages: on made-up data, in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rotational.cli import main
+from rotational.lab import reproduce, workers
+from rotational.lab.declare import Data, Model, Optimizer, Run, grid
+from rotational.lab.figures import Arm, Claim, Figure, Panel, Then
+from rotational.lab.quantities import Of
+from rotational.lab.shelf import Shelf
+from rotational.lab.workers import Word
+
+RUN = Run(
+    Model("mlp", width=8, norm="batch"), Data("blobs"), Optimizer("adamw", 0.02, 0.5), 12, 16, every=2, evaluations=2
+)
+HELD = RUN.but(optimizer__rotational=True)
+
+
+def run(capsys, *words):
+    code = main(["reproduce", *map(str, words)])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def figure(run: Run = RUN) -> Figure:
+    """Two stages: a run, and one that replays its angles."""
+    arms = (
+        Arm("decayed", grid(run, seed=(0, 1))),
+        Then(
+            "replayed",
+            grid(run.but(optimizer__rotational=True), seed=(0, 1)),
+            "optimizer__angles",
+            "decayed",
+            "rotation",
+        ),
+    )
+    return Figure(
+        *("replay", "1", "Replay", "One learns like the other."),
+        **dict.fromkeys(("tiny", "laptop", "paper"), arms),  # pyright: ignore[reportArgumentType]
+        panels=(Panel("Loss", "lines", "loss"),),
+        claims=(Claim("It learns", Of("replayed", "loss"), low=0),),
+    )
+
+
+# Words --------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_names_every_figure_with_its_cost(capsys, tmp_path):
+    code, out, _ = run(capsys, "--list", "--out", tmp_path)
+    assert code == 0
+    for piece in ("dynamics", "random-walk", "adamc", "tiny:", "paper:", "nothing yet"):
+        assert piece in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["dynamix"], "no figure is called 'dynamix'. Did you mean dynamics"),
+        ([], "which figures? Give names, or all: predictions, dynamics"),
+        (["dynamics", "--seeds", "0"], "--seeds=0): expected a finite number with --seeds >= 1"),
+        (["dynamics", "--jobs", "0"], "--jobs=0): expected"),
+        (["dynamics", "--data", "/no/such/folder"], "--data /no/such/folder: no such folder"),
+    ],
+)
+def test_what_was_asked_wrongly_is_a_sentence(capsys, tmp_path, words, says):
+    code, _, err = run(capsys, *words, "--out", tmp_path)
+    assert code == 2
+    assert says in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_data_leaves_a_figure_out_and_says_why(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("ROTATIONAL_DATA", raising=False)
+    (tmp_path / "data").mkdir()
+    code, out, _ = run(capsys, "dynamics", "--scale", "paper", "--data", tmp_path / "data", "--out", tmp_path / "out")
+    assert code == 2
+    assert "dynamics is left out: Data('imagenet'): not in" in " ".join(out.split())
+
+
+def test_computed_figures_from_end_to_end_and_nothing_twice(capsys, tmp_path):
+    words = ("predictions", "--jobs", "1", "--out", tmp_path)
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert "held" in out
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/computed.json")}
+    assert len(files) == 18
+    assert "<svg" in (tmp_path / "pages" / "tiny" / "predictions.html").read_text()
+    assert run(capsys, *words)[0] == 0
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+    _, out, _ = run(capsys, "--list", "predictions", "--out", tmp_path)
+    assert "tiny: 1 held" in " ".join(out.split())
+
+
+def test_a_damaged_result_is_a_sentence_and_stays(capsys, tmp_path):
+    words = ("predictions", "--jobs", "1", "--out", tmp_path)
+    run(capsys, *words)
+    path = next(tmp_path.glob("*/computed.json"))
+    path.write_text("{")
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert f"{path} is damaged" in err
+    assert path.read_text() == "{"
+
+
+# Running ------------------------------------------------------------------------------------------------------
+
+
+def test_both_stages_run_in_processes_and_are_kept(tmp_path):
+    shelf = Shelf(tmp_path)
+    ended = reproduce.run([figure()], "tiny", shelf, jobs=2)
+    state = ended.states[0]
+    assert (state.missing, ended.failed, ended.interrupted) == (0, (), False)
+    assert state.verdicts[0].word == "held"
+    assert len(list(tmp_path.glob("*/result.json"))) == 4
+    replayed = state.found.points("replayed")[0].seeds[1].run
+    assert isinstance(replayed, Run)
+    assert len(replayed.optimizer.angles) == 6
+    again = reproduce.run([figure()], "tiny", Shelf(tmp_path), jobs=2)
+    assert again.states[0].missing == 0
+
+
+def test_a_run_that_cannot_begin_is_told_and_the_others_run(tmp_path):
+    good, bad = Arm("good", (RUN,)), Arm("bad", (RUN.but(model=Model("mpl")),))
+    one = Figure(
+        "one", "1", "One", "One.", *((good, bad),) * 3, (), (Claim("It learns", Of("good", "accuracy"), low=0),)
+    )
+    ended = reproduce.run([one], "tiny", Shelf(tmp_path), jobs=1)
+    assert len(ended.failed) == 1
+    assert "Model('mpl'): no such name; write 'mlp'" in ended.failed[0]
+    assert ended.states[0].found.missing == {"good": 0, "bad": 1}
+
+
+def test_a_killed_process_is_a_sentence_and_leaves_what_ended(tmp_path):
+    def kill(word: Word) -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    runs = grid(RUN.but(steps=4000), seed=(0, 1))
+    with pytest.raises(ChildProcessError, match="What has ended is kept"):
+        workers.work(runs, processes=1, root=tmp_path, data=None, device="cpu", hear=kill, stop=None)
+    assert [Shelf(tmp_path).get(r) for r in runs] == [None, None]
+
+
+class Flag:
+    """A flag within this process."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_stopped_run_goes_on_and_ends_like_one_in_a_piece(tmp_path):
+    words: list[Word] = []
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    workers.perform(HELD, whole, None, "cpu", words.append, lambda: False)
+    workers.perform(HELD, halves, None, "cpu", words.append, Flag(after=5))
+    assert words[-1].state == "stopped"
+    assert Shelf(halves).get(HELD) is None
+    workers.perform(HELD, halves, None, "cpu", words.append, lambda: False)
+    assert words[-1].state == "done"
+    one, two = (Shelf(folder).get(HELD) for folder in (whole, halves))
+    assert one is not None
+    assert two is not None
+    assert {**one.scalars, "seconds per step": 0} == {**two.scalars, "seconds per step": 0}
+    assert one.curves == two.curves
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C reaches processes differently there")
+def test_ctrl_c_keeps_what_ran(tmp_path):
+    code = (
+        "from rotational.cli import main; import sys;"
+        f"sys.exit(main(['reproduce', 'control', '--jobs', '1', '--out', {str(tmp_path)!r}]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/result.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, out.decode()
+    assert b"what ran is kept" in out
+    kept = list(tmp_path.glob("*/result.json"))
+    assert 0 < len(kept) < 14
+    for path in kept:
+        json.loads(path.read_text())
+
+
+# Progress -----------------------------------------------------------------------------------------------------
+
+
+def test_time_left_is_that_of_runs_of_the_same_kind():
+    clock = reproduce.Clock()
+    long, other = RUN.but(steps=1000), RUN.but(model=Model("gpt"), steps=10)
+    assert clock.total({long: 0}, 2) is None
+    clock.learn(RUN.but(seed=5), 10, 0.1)
+    assert clock.left(long, 500) == pytest.approx(5.0)
+    assert clock.left(other) is None
+    assert clock.total({long: 500, long.but(seed=1): 0}, 2) == pytest.approx(7.5)
+    # what nothing is known of counts as the others
+    assert clock.total({long: 0, other: 0}, 1) == pytest.approx(20.0)
+
+
+@pytest.mark.slow
+def test_every_figure_at_tiny_scale(tmp_path, capsys):
+    begun = time.monotonic()
+    code, out, err = run(capsys, "all", "--jobs", reproduce.cores(), "--out", tmp_path)
+    assert (code, err) == (0, "")
+    assert "not run" not in out
+    assert len(list((tmp_path / "pages" / "tiny").glob("*.html"))) == 20
+    print(f"{time.monotonic() - begun:.0f} s")
+    assert Path(tmp_path / "pages" / "tiny" / "index.html").is_file()
