@@ -15,7 +15,7 @@ demo: .venv/.installed
 test: lint types tests
 
 test-all: lint types
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -m "" --numprocesses auto --maxprocesses 8
 
 format: .venv/.developed
 	$(BIN)/ruff format .
@@ -29,7 +29,7 @@ types: .venv/.developed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 tests: .venv/.developed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 bench: .venv/.developed
 	$(BIN)/python benchmarks/step.py

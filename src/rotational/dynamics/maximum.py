@@ -29,9 +29,9 @@ from rotational.scale import Max
 CELL, POINTS = 0.1, 240
 """Width of a cell in log y, and how many: e^24 in all, as sizes of gradients may change by orders of magnitude."""
 
-FOLLOWS, FADES, MOVES = 30, 0.03, 0.01
+FOLLOWS, FADES, MOVES = 30, 0.015, 0.005
 """v is looked at afresh in every step at first, then after every thirtieth part of the steps so far, but before it
-fades by 3%, and whenever |g|^2 has changed by a percent since."""
+fades by 1.5%, and whenever |g|^2 has changed by half a percent since."""
 
 
 class Look(NamedTuple):

@@ -26,7 +26,7 @@ LIBRARY = Path(__file__).with_name("_native.so")
 ABI = 1
 """Of c/table.h; a library of another number was built from other sources."""
 
-SCRATCH, LANES, TASK, SHARE, CLOSE = 32768, 512, 32768, 16384, 64
+SCRATCH, LANES, TASK, SHARE, CLOSE = 32768, 1024, 32768, 16384, 64
 """As in c/passes.h: weights and neurons of a box. Then weights of a task, of a share of a long neuron, and how many
 must lie together for memory to be read well."""
 
@@ -127,7 +127,9 @@ class Table:
     def __init__(self, works: Sequence[Work]) -> None:
         self.groups = np.zeros(2 * len(works), GROUP)
         self.jobs = np.zeros(sum(len(work.parts) for work in works), JOB)
-        self._tasks: dict[int, list[tuple[int, ...]]] = {TILE: [], SUM: [], APPLY: [], FLAT: []}
+        self._whole: list[tuple[int, ...]] = []  # tasks of whole neurons
+        self._flat: list[tuple[int, ...]] = []  # of the plain rule
+        self._long: list[tuple[list[tuple[int, ...]], list[tuple[int, ...]]]] = []  # sums and changes of long neurons
         self._units: list[tuple[int, ...]] = []
         self._needed = 0
         index = 0
@@ -141,8 +143,12 @@ class Table:
                 if part.w.numel():
                     self._cut(index, found, units)
                 index += 1
-        # What sums long neurons comes first and what needs the sums last, so that nobody waits for them.
-        ordered = [task for kind in (SUM, TILE, FLAT, APPLY) for task in self._tasks[kind]]
+        # A long neuron is summed, then the next one, then the first is changed: nobody waits for sums, and a few
+        # megabytes are still in the cache.
+        ordered: list[tuple[int, ...]] = []
+        for k, (sums, _) in enumerate(self._long):
+            ordered += [*sums, *(self._long[k - 1][1] if k else [])]
+        ordered += [*(self._long[-1][1] if self._long else []), *self._whole, *self._flat]
         self.tasks = np.array(ordered, TASK_ROW) if ordered else np.zeros(0, TASK_ROW)
         self.units = np.array(self._units, UNIT) if self._units else np.zeros(0, UNIT)
         self.numbers = np.zeros(max(1, self._needed))
@@ -155,14 +161,16 @@ class Table:
 
     def _cut(self, index: int, at: Layout, units: Neurons | None) -> None:
         """The tasks of one parameter."""
-        tasks, size = self._tasks, at.size
+        size = at.size
         if units is None:
             for start in range(0, size, TASK):
-                tasks[FLAT].append((index, 0, 1, 0, 1, start, min(TASK, size - start), 0, 0, FLAT, 0))
+                self._flat.append((index, 0, 1, 0, 1, start, min(TASK, size - start), 0, 0, FLAT, 0))
         elif size <= SCRATCH and (at.segments == 1 or SCRATCH // size * at.run >= min(CLOSE, at.lanes * at.run)):
             lanes = max(1, TASK // size)
+            if at.segments > 1 and lanes > CLOSE:
+                lanes -= lanes % CLOSE  # then a box begins where a line of the cache does
             for lane, count in _pieces(at, lanes):
-                tasks[TILE].append((index, lane, count, 0, at.segments, 0, at.run, 0, 0, TILE, 0))
+                self._whole.append((index, lane, count, 0, at.segments, 0, at.run, 0, 0, TILE, 0))
         else:
             # Columns go together, so that whole stretches of memory are read.
             lanes = max(1, min(LANES, SHARE // at.run)) if at.segments > 1 else 1
@@ -171,9 +179,11 @@ class Table:
                 unit, numbers = len(self._units), self._needed
                 self._units.append((len(parts), numbers, 0, 0))
                 self._needed += (5 * len(parts) + 4) * count
-                for k, share in enumerate(parts):
-                    tasks[SUM].append((index, lane, count, *share, unit, k, SUM, 0))
-                    tasks[APPLY].append((index, lane, count, *share, unit, k, APPLY, 0))
+                both = [
+                    [(index, lane, count, *share, unit, k, kind, 0) for k, share in enumerate(parts)]
+                    for kind in (SUM, APPLY)
+                ]
+                self._long.append((both[0], both[1]))
 
     def fill(self, works: Sequence[Work]) -> None:
         """Write the numbers of this step."""

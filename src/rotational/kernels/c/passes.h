@@ -5,11 +5,11 @@
 #include "elements.h"
 
 #define SCRATCH 32768  /* directions that a thread holds */
-#define LANES 512      /* neurons whose numbers it holds */
+#define LANES 1024     /* neurons whose numbers it holds */
 #define SHORT 512      /* shorter rows share a loop over their weights */
 #define FEW 512        /* terms of a row that are added up in single precision, eight at a time */
 #define LONG 64        /* the same of a column */
-#define BLOCK 4096     /* weights of the plain rule that go over the first cache at once */
+#define BLOCK 16384    /* weights of short rows, or of the plain rule, that are gone over at once */
 #define ALONE __attribute__((noinline)) /* a loop that needs all registers for itself */
 /* Keeps a loop over a handful of weights from becoming one over vectors, whose ends would cost more than it. */
 #define NARROW __asm__ volatile("")

@@ -77,9 +77,9 @@ static void first_of(const Work *work, const Task *box, First *over, int summed)
             over(job, &work->numbers, at + k * job->run, box->run_count, u + k * job->run, summed ? sums : 0, k);
         return;
     }
-    int64_t wide = box->lanes * box->run_count;
-    for (int64_t s = 0; s < box->segments; s++)
-        over(job, &work->numbers, at + s * job->segment_stride, wide, u + s * wide, 0, 0);
+    int64_t wide = box->lanes * box->run_count, calls = box->segments, count = wide;
+    if (wide == job->segment_stride) calls = 1, count = box->segments * wide; /* one stretch of memory */
+    for (int64_t s = 0; s < calls; s++) over(job, &work->numbers, at + s * job->segment_stride, count, u + s * wide, 0, 0);
     if (summed) sums_of(job, at, work->mine, box->segments, box->lanes, box->run_count);
 }
 
@@ -200,15 +200,27 @@ typedef struct {
     atomic_llong next;
 } Step;
 
+/* Ask for the first lines of the next box: while this one is gone over again, the processor does not foresee them. */
+static void foresee(const Job *job, int64_t next) {
+    const char *arrays[4] = {job->g, job->w, job->m, job->v};
+    for (int i = 0; i < 4; i++) {
+        int kind = i < 2 ? job->weights : job->moments;
+        if (!arrays[i]) continue;
+        for (int line = 0; line < 4; line++) __builtin_prefetch(arrays[i] + next * (kind == F32 ? 4 : 2) + 64 * line);
+    }
+}
+
 static void tile(const Work *work, const Task *task) {
     const Job *job = work->job;
-    int64_t size = job->segments * job->run, fit = (size < BLOCK ? BLOCK : SCRATCH) / size, most = fit < LANES ? fit : LANES;
+    int64_t size = job->segments * job->run, room = size < BLOCK && job->segments == 1 ? BLOCK : SCRATCH;
+    int64_t fit = room / size, most = fit < LANES ? fit : LANES;
     Task box = *task;
     for (int64_t end = task->lane + task->lanes; box.lane < end; box.lane += box.lanes) {
         box.lanes = end - box.lane < most ? end - box.lane : most;
         first_of(work, &box, work->keep, 1);
         sharpen(work, &box);
         numbers_of(work, box.lane, box.lanes);
+        if (job->segments == 1 && box.lane + box.lanes < end) foresee(job, place(job, box.lane + box.lanes));
         second_of(work, &box);
     }
 }
