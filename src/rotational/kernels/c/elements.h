@@ -89,18 +89,18 @@ INLINE Lot fold(Lot a, Lot b) {
 
 INLINE Lot across(Lot a, Lot b) { return PICK(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + PICK(a, b, 4, 5, 6, 7, 12, 13, 14, 15); }
 
-/* 32 bits that look random, the same for the same weight and step. */
-INLINE uint32_t noise_of(uint32_t i, uint32_t seed) {
-    uint32_t x = (i + seed) * 0x9e3779b1u;
-    x = (x ^ (x >> 15)) * 0x2c1b3c6du;
+/* 32 bits that look random, the same for the same weight and step: its mark, (number + seed) GOLDEN, stirred. */
+#define GOLDEN 0x9e3779b1u
+INLINE uint32_t stirred(uint32_t mark) {
+    uint32_t x = (mark ^ (mark >> 15)) * 0x2c1b3c6du;
     return x ^ (x >> 14);
 }
 
-/* u of weight i, of which `mark` is a number of 32 bits; its moments are brought up to date where `keep`. */
+/* u of weight i, which has this mark; its moments are brought up to date where `keep`. */
 INLINE float direction(const Job *job, const Numbers *n, int64_t i, uint32_t mark, float w, int weights, int moments,
                        int scale, int remembers, int keep) {
     float g = n->sign * load(job->g, i, weights) + n->coupled * w;
-    uint32_t noise = keep && moments == DITHERED ? noise_of(mark, n->seed) : 0;
+    uint32_t noise = keep && moments == DITHERED ? stirred(mark) : 0;
     float c = n->fresh * g;
     if (remembers) {
         float m = load(job->m, i, moments);

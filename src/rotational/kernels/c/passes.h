@@ -43,10 +43,10 @@ INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t c
     /* Copies, which no store can change: they stay in registers. */
     const Job here = *at, *job = &here;
     const Numbers own = *numbers, *n = &own;
-    uint32_t mark = (uint32_t)from; /* of its own, since a vector of int64_t would be cut down to 32 bits each time */
+    uint32_t mark = ((uint32_t)from + n->seed) * GOLDEN; /* counted beside i, and so never multiplied */
     if (!sums) {
 #pragma GCC ivdep
-        for (int64_t i = 0; i < count; i++, mark++)
+        for (int64_t i = 0; i < count; i++, mark += GOLDEN)
             u[i] = direction(job, n, from + i, mark, load(job->w, from + i, weights), weights, moments, scale, remembers,
                              keep);
         return;
@@ -56,7 +56,7 @@ INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t c
         int64_t end = count - block < FEW ? count : block + FEW;
         float fu = 0, fw = 0, fuu = 0, fww = 0, fuw = 0;
 #pragma GCC ivdep
-        for (int64_t i = block; i < end; i++, mark++) {
+        for (int64_t i = block; i < end; i++, mark += GOLDEN) {
             float w = load(job->w, from + i, weights);
             float x = direction(job, n, from + i, mark, w, weights, moments, scale, remembers, keep);
             u[i] = x;

@@ -48,7 +48,7 @@ static Work work_of(const Group *groups, Job *jobs, int64_t index, Memory *mine)
         .share = (float)g->share,
         .root = (float)(1 / sqrt(second)),
         .eps = (float)g->eps,
-        .seed = noise_of((uint32_t)index, (uint32_t)g->seed + 0x85ebca6bu * (uint32_t)t),
+        .seed = stirred(((uint32_t)index + (uint32_t)g->seed + 0x85ebca6bu * (uint32_t)t) * GOLDEN),
     };
     First *const *both = FIRSTS[job->weights == BF16][job->moments == F32 ? 0 : g->dither ? 2 : 1][g->scale][job->m != 0];
     work.look = both[0];
