@@ -1,18 +1,18 @@
 # Two commands do everything on a fresh machine with Python 3.10+ and make:
 #   make demo    train a small GPT four ways and write the report
-#   make test    format, lint, types, tests
+#   make test    format, lint, types, tests, and every figure of the paper at its smallest
 # OPTIONS passes options to the demo:  make demo OPTIONS="--steps 2000 --out runs/long"
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all format lint types tests bench wheel clean
+.PHONY: demo test test-all format lint types tests tiny bench wheel clean
 
 demo: .venv/.installed
 	$(BIN)/rotational demo $(OPTIONS)
 
-test: lint types tests
+test: lint types tests tiny
 
 test-all: lint types
 	$(BIN)/python -m pytest -m "" --numprocesses auto --maxprocesses 8
@@ -31,9 +31,15 @@ types: .venv/.developed
 tests: .venv/.developed
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
+tiny: .venv/.developed
+	rm -rf build/tiny
+	$(BIN)/rotational reproduce all --scale tiny --out build/tiny
+
 bench: .venv/.developed
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/step.py --json benchmarks/results/step.json
+	$(BIN)/python benchmarks/footprint.py --json benchmarks/results/footprint.json
 	$(BIN)/python benchmarks/monitor.py
+	$(BIN)/python benchmarks/table.py
 
 wheel: .venv/.developed
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .

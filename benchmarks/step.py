@@ -29,19 +29,19 @@ from rivals import BASE, CONTENDERS, MissingError
 from shapes import SHAPES
 
 EVERYWHERE = ("torch AdamW fused", "rotational AdamW")
-SLOW = ("torch AdamW for-loop", "torch AdamW compiled", "AdamP", "AdamW 8-bit", "rotational AdamW, torch")
-"""Left out of the shapes that only ask what short, long and upright neurons cost."""
+SLOW = ("torch AdamW for-loop", "torch AdamW compiled", "AdamP", "AdamW 8-bit")
+"""Minutes for a process: they step in one of them only, and in every third round."""
 
 
-def contenders(shapes: str) -> list[str]:
-    """Who steps on these shapes."""
+def contenders(shapes: str, first: bool) -> list[str]:
+    """Who steps on these shapes, in the first process and in the others."""
     if shapes in ("rows of 9", "rows of 27", "whole tensors", "columns"):
         return [*EVERYWHERE, "plain AdamW, native"]
     if shapes == "gpt2-124m":  # as many copies as fit a small machine
         return [*EVERYWHERE, "rotational AdamW, bf16 moments", "copy of 28 bytes"]
     if shapes in ("vit", "moe"):
         return [*EVERYWHERE, "torch AdamW foreach", "rotational AdamW, bf16 moments", "rotational AdamW, measuring"]
-    return list(CONTENDERS)
+    return [name for name in CONTENDERS if first or name not in SLOW]
 
 
 def base(name: str) -> str:
@@ -96,20 +96,13 @@ def ratio(process: dict[str, Any], name: str) -> float:
 def apart(shapes: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The same in processes of their own, one after the other."""
     found: list[dict[str, Any]] = []
-    for _ in range(options.processes):
+    for number in range(options.processes):
         with tempfile.TemporaryDirectory() as folder:
             to = Path(folder, "one.json")
-            command = [
-                sys.executable,
-                __file__,
-                "--shapes",
-                shapes,
-                "--rounds",
-                str(options.rounds),
-                "--alone",
-                str(to),
-            ]
-            command += ["--threads", str(options.threads), *(["--only", *options.only] if options.only else [])]
+            command = [sys.executable, __file__, "--shapes", shapes, "--alone", str(to)]
+            command += ["--rounds", str(options.rounds), "--threads", str(options.threads)]
+            command += ["--only", *options.only] if options.only else []
+            command += ["--first"] if number == 0 else []
             subprocess.run(command, check=True)
             found.append(json.loads(to.read_text()))
     return found
@@ -120,8 +113,8 @@ def show(shapes: str, processes: list[dict[str, Any]]) -> None:
     count = sum(torch.Size(s).numel() for s, _ in SHAPES[shapes])
     print(f"{shapes}: {len(SHAPES[shapes])} tensors, {count / 1e6:.2f}M weights")
     for name in processes[0]["seconds"]:
-        ratios = sorted(ratio(p, name) for p in processes)
-        ms = statistics.median(1e3 * s for p in processes for s in p["seconds"][name] if s == s)
+        ratios = sorted(ratio(p, name) for p in processes if name in p["seconds"])
+        ms = statistics.median(1e3 * s for p in processes for s in p["seconds"].get(name, ()) if s == s)
         spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
         print(f"  {name:34} {ms:9.3f} ms   {statistics.median(ratios):6.3f} of {base(name)}   ({spread})")
     for name, why in processes[0]["missing"].items():
@@ -137,12 +130,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="write the times of every round, and the machine, to this file")
     parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.alone:
         warnings.simplefilter("ignore")
         (shapes,) = options.shapes
-        names = contenders(shapes)
+        names = contenders(shapes, options.first)
         if options.only:
             wanted = {*options.only, *map(base, options.only)}
             names = [name for name in CONTENDERS if name in wanted]

@@ -31,8 +31,8 @@ DRAWN = (
 
 def summary(processes: list[dict[str, Any]], name: str) -> tuple[float, float, float, float]:
     """Median, lowest and highest ratio over processes, and the median time in milliseconds."""
-    ratios = sorted(ratio(p, name) for p in processes)
-    ms = statistics.median(1e3 * s for p in processes for s in p["seconds"][name] if s == s)
+    ratios = sorted(ratio(p, name) for p in processes if name in p["seconds"])
+    ms = statistics.median(1e3 * s for p in processes for s in p["seconds"].get(name, ()) if s == s)
     return statistics.median(ratios), ratios[0], ratios[-1], ms
 
 

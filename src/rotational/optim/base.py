@@ -199,8 +199,8 @@ class RotationalOptimizer(Optimizer):
         """
         self._asked = {}
         for bound in filter(None, self._bounds):
-            for p in bound.group["params"]:
-                if p in neurons and p.grad is not None and bound.measures(p, neurons[p]):
+            for i, p in enumerate(bound.group["params"]):
+                if p in neurons and p.grad is not None and bound.measures(i, neurons[p]):
                     self._asked[p] = neurons[p], torch.empty(4, neurons[p].count(p.shape))
         return {p: table for p, (_, table) in self._asked.items()}
 

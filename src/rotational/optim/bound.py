@@ -167,12 +167,11 @@ class Bound:
             part.fresh = False
         self._fresh.clear()
 
-    def measures(self, p: Tensor, neurons: Neurons) -> bool:
-        """Whether the step of parameter p can write down how these neurons of it change."""
-        i = next(i for i, other in enumerate(self.group["params"]) if other is p)
+    def measures(self, i: int, neurons: Neurons) -> bool:
+        """Whether the step of parameter i can write down how these neurons of it change."""
         part = self._parts[i]
-        if part is None or self._rungs[i] not in MEASURING or p.dtype is not torch.float32:
+        if part is None or self._rungs[i] not in MEASURING or part.w.dtype is not torch.float32:
             return False
         if part.units is not None:
             return (part.units.axes, part.units.split) == (neurons.axes, neurons.split)
-        return layout(neurons, p.shape, p.stride()) is not None
+        return layout(neurons, part.shape, part.stride) is not None
