@@ -50,9 +50,15 @@ def steps(record: dict[str, Any]) -> list[str]:
         ]
         for name in processes[0]["seconds"]:
             middle, low, high, ms = summary(processes, name)
-            made.append(f"| {name} | {ms:.3g} | {middle:.2f} | {low:.2f} to {high:.2f} | {base(name)} |")
+            many = sum(name in p["seconds"] for p in processes) > 1
+            spread = f"{low:.2f} to {high:.2f}" if many else "one process"
+            made.append(f"| {name} | {_short(ms)} | {middle:.2f} | {spread} | {base(name)} |")
         made += ["", *(f"{name} was left out: {why}." for name, why in processes[0]["missing"].items()), ""]
     return made
+
+
+def _short(ms: float) -> str:
+    return f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
 def footprint(record: dict[str, Any]) -> list[str]:
