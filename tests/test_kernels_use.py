@@ -16,7 +16,7 @@ from compare import assert_same
 from kernels import RULES, neurons, parameters
 from rotational import rules
 from rotational.kernels import jit, native, reference
-from rotational.kernels.choose import Kernels, refusal
+from rotational.kernels.choose import MEASURING, Kernels, refusal
 from rotational.kernels.layout import layout
 from rotational.kernels.work import Part, Work
 from rotational.neurons import ROWS, Neurons
@@ -200,9 +200,12 @@ def test_moments_in_bfloat16_stall_unless_they_are_rounded_at_random(fused):
 
 @pytest.mark.parametrize("options", [{}, {"rotational": False}, {"update_memory": 0.0, "center": False}], ids=str)
 @pytest.mark.parametrize("units", [ROWS, Neurons(axes=(1,))], ids=str)
-def test_the_step_writes_down_what_the_weights_show(options, units):
+@pytest.mark.parametrize("rung", MEASURING)
+def test_the_step_writes_down_what_the_weights_show(rung, options, units):
+    if why := {"native": native, "numba": jit}[rung].available():
+        pytest.skip(why)
     p = linear(60, 40)
-    opt = rotational.AdamW([{"params": [p], "neurons": [units]}], lr=1e-2, weight_decay=0.1, fused="native", **options)
+    opt = rotational.AdamW([{"params": [p], "neurons": [units]}], lr=1e-2, weight_decay=0.1, fused=rung, **options)
     assert opt.measure({p: units}) == {}  # before its first step a parameter has no state
     opt.step()
     for t in range(5):

@@ -16,7 +16,7 @@ RUNGS = ("native", "numba", "triton", "torch", "compiled", "reference")
 BEST = {"cpu": ("native", "numba"), "cuda": ("triton",)}
 """Hand-written rungs of a device, the fastest first."""
 
-MEASURING = ("native",)
+MEASURING = ("native", "numba")
 """Those whose step can write down how neurons change."""
 
 Fused = bool | str | None

@@ -16,10 +16,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 
 from rotational.kernels import native
-from rotational.kernels.native import APPLY, FLAT, SUM, TASK, TASK_ROW, Table
+from rotational.kernels.native import APPLY, FLAT, SUM, TASK, TASK_ROW, Native, Table
 from rotational.kernels.work import Part, Work
 
 FINISH, COUNT = FLAT + 1, FLAT + 2
@@ -45,36 +44,23 @@ def refusal(part: Part) -> str | None:
     return native.refusal(part)
 
 
-class Numba:
+class Numba(Native):
     """The step of one optimizer; its tables last for as long as its works have the same parts."""
 
     def __init__(self) -> None:
-        self._lists: list[list[Part]] = []
-        self._plans: dict[Any, _Plan] = {}
+        super().__init__()
         self._scratch: list[np.ndarray] = []
 
-    def step(self, works: Sequence[Work]) -> None:
-        """Take one step of all groups (see `work.Kernel`)."""
-        lists = [work.parts for work in works]
-        known = len(lists) == len(self._lists) and all(a is b for a, b in zip(lists, self._lists, strict=True))
-        if not known:
-            self._plans, self._lists = {}, lists
-        measured = tuple((i, tuple((j, n) for j, (n, _) in work.measured.items())) for i, work in enumerate(works))
-        plan = self._plans.get(measured)
-        if plan is None:
-            plan = self._plans[measured] = _Plan(works)
-        plan.fill(works)
-        moved, kept = plan.gradients(works)
-        plan.take(torch.get_num_threads(), self._scratch)
-        del kept  # copies have to live until here
-        torch.autograd.graph.increment_version(moved)
+    def _table(self, works: Sequence[Work]) -> Table:
+        return _Plan(works, self._scratch)
 
 
 class _Plan(Table):
     """The tables of the C library, with its tasks in the order in which threads have to meet."""
 
-    def __init__(self, works: Sequence[Work]) -> None:
+    def __init__(self, works: Sequence[Work], scratch: list[np.ndarray]) -> None:
         super().__init__(works)
+        self._scratch = scratch
         self.jobs["fresh"] = [part.fresh and work.rule.memory.warm for work in works for part in work.parts]
         kind, part = self.tasks["kind"], self.tasks["part"]
         finish = self.tasks[(kind == SUM) & (part == 0)]
@@ -84,10 +70,11 @@ class _Plan(Table):
         self._begin, self._finish, self._apply = self.tasks[kind != APPLY], finish, self.tasks[kind == APPLY]
         self._count = count
 
-    def take(self, threads: int, scratch: list[np.ndarray]) -> None:
+    def run(self, threads: int) -> None:
         """Take the step. Small ones are over before a second thread has woken up."""
         from rotational.kernels import jit_memory, jit_tasks
 
+        scratch = self._scratch
         threads = max(1, min(threads, self.total // TASK + 1))
         while len(scratch) < threads:
             scratch.append(np.empty(jit_memory.BYTES + 64, np.uint8))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
-from operator import attrgetter
+from operator import attrgetter, is_
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ ABI = 1
 SCRATCH, LANES, TASK, SHARE, CLOSE = 32768, 1024, 32768, 16384, 64
 """As in c/passes.h: weights and neurons of a box. Then weights of a task, of a share of a long neuron, and how many
 must lie together for memory to be read well."""
+
+MOST = 4
+"""Tables that an optimizer keeps, for what is measured in some steps and not in others."""
 
 GROUP = np.dtype(
     [(name, "f8") for name in ("lr", "kept", "coupled", "sign", "new", "old", "decay", "inflow", "first_new")]
@@ -102,23 +105,27 @@ class Native:
 
     def __init__(self) -> None:
         self._lists: list[list[Part]] = []
-        self._tables: dict[Any, Table] = {}
+        self._tables: dict[tuple[int, ...], Table] = {}
 
     def step(self, works: Sequence[Work]) -> None:
         """Take one step of all groups (see `work.Kernel`)."""
         lists = [work.parts for work in works]
-        known = len(lists) == len(self._lists) and all(a is b for a, b in zip(lists, self._lists, strict=True))
-        if not known:
+        known = len(lists) == len(self._lists) and all(map(is_, lists, self._lists))
+        # What is measured is known by its objects, which its table keeps.
+        asked = tuple(n for i, work in enumerate(works) for j, (u, _) in work.measured.items() for n in (i, j, id(u)))
+        if not known or (asked not in self._tables and len(self._tables) > MOST):
             self._tables, self._lists = {}, lists
-        measured = tuple((i, tuple((j, n) for j, (n, _) in work.measured.items())) for i, work in enumerate(works))
-        table = self._tables.get(measured)
+        table = self._tables.get(asked)
         if table is None:
-            table = self._tables[measured] = Table(works)
+            table = self._tables[asked] = self._table(works)
         table.fill(works)
         moved, kept = table.gradients(works)
         table.run(torch.get_num_threads())
         del kept  # copies have to live until here
         torch.autograd.graph.increment_version(moved)
+
+    def _table(self, works: Sequence[Work]) -> Table:
+        return Table(works)
 
 
 class Table:
@@ -155,6 +162,7 @@ class Table:
         self.total = sum(part.w.numel() for work in works for part in work.parts)
         counted = [x for array in (self.jobs, self.tasks, self.units) for x in (array.ctypes.data, len(array))]
         self._arguments = (self.groups.ctypes.data, *counted, self.numbers.ctypes.data)
+        self._kept = [units for work in works for units, _ in work.measured.values()]
         self._weights = [part.w for work in works for part in work.parts]
         self._dtypes = [w.dtype for w in self._weights]
         self._plain = all(w.is_contiguous() for w in self._weights)
@@ -187,12 +195,12 @@ class Table:
 
     def fill(self, works: Sequence[Work]) -> None:
         """Write the numbers of this step."""
-        index = 0
+        index, outs = 0, self.jobs["out"]
         for i, work in enumerate(works):
             self.groups[2 * i] = _numbers(work, turns=False)
             self.groups[2 * i + 1] = _numbers(work, turns=True)
             for j, (_, out) in work.measured.items():
-                self.jobs["out"][index + j] = out.data_ptr()
+                outs[index + j] = out.data_ptr()
             index += len(work.parts)
 
     def gradients(self, works: Sequence[Work]) -> tuple[list[Tensor], list[Tensor | None]]:
