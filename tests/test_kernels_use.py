@@ -20,6 +20,7 @@ from rotational.kernels.choose import MEASURING, Kernels, refusal
 from rotational.kernels.layout import layout
 from rotational.kernels.work import Part, Work
 from rotational.neurons import ROWS, Neurons
+from rotational.records import Records
 
 pytestmark = pytest.mark.skipif(native.available() is not None, reason=str(native.available()))
 
@@ -303,3 +304,13 @@ def test_autograd_sees_that_weights_have_changed():
     rotational.AdamW([p], weight_decay=0.1, fused="native").step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_the_rung_stands_in_repr_and_in_the_log_from_the_start(tmp_path):
+    layer = torch.nn.Linear(8, 4)
+    opt = rotational.AdamW(layer.parameters(), weight_decay=0.1, fused="native")
+    assert "kernel: native" in repr(opt)
+    with rotational.watch(layer, opt, path=tmp_path / "log") as log:
+        layer(torch.randn(2, 8)).sum().backward()
+        opt.step()
+    assert Records(log.path).run.groups[0]["kernel"] == "native"

@@ -130,9 +130,8 @@ class RotationalOptimizer(Optimizer):
                 control.neurons(known[i] if known else None).check(p.shape, _name(group, i))
         index = next((i for i, g in enumerate(self.param_groups) if g is group), len(self.param_groups))
         plan = self._plan(index, group, [p.detach() for p in group["params"]])  # as if all had gradients
-        if fused:
-            for i in range(len(group["params"])):
-                plan.bound.demand(i, call, _name(group, i))
+        rungs = [plan.bound.rung(i, call, _name(group, i)) for i in range(len(group["params"]))]
+        group["kernel"] = ", ".join(dict.fromkeys(rungs))
 
     def _center(self, group: Group) -> None:
         if group["center"]:

@@ -143,11 +143,11 @@ class Bound:
         if part.fresh:
             self._fresh.append(part)
 
-    def demand(self, i: int, call: str, name: str) -> None:
-        """Raise ValueError where `fused` demands of parameter i what is not to be had."""
+    def rung(self, i: int, call: str, name: str) -> str:
+        """What will take the step of parameter i; raises ValueError where `fused` demands what is not to be had."""
         p = self.group["params"][i]
         part = Part(p, None, None, torch.zeros(()), False, self.units[i], None, None, None)
-        choose(call, name, part, self.group["fused"], self.group["foreach"])
+        return choose(call, name, part, self.group["fused"], self.group["foreach"])
 
     def shares(self) -> dict[str, tuple[list[int], list[Part]]]:
         """For each rung the indices and parts of its parameters; the same lists until a part changes."""
