@@ -21,7 +21,7 @@ from torch import Tensor
 from rotational.kernels.layout import Layout, layout
 from rotational.kernels.native import GROUP, KINDS, STORED
 from rotational.kernels.native import _numbers as numbers_of  # pyright: ignore[reportPrivateUsage]
-from rotational.kernels.work import Part, Work, beta_of
+from rotational.kernels.work import Part, Work, beta_of, in_line
 from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw
 
@@ -111,7 +111,11 @@ class Triton:
             self._captured += [table for table in self._tables.values() if table.captured]  # graphs read them
             self._tables.clear()
             self._fresh.clear()
-        grads = [_in_line(g, p.w) for work in works for p, g in zip(work.parts, work.grads, strict=True)]
+        grads = [
+            None if g is None else in_line(g, p.w)
+            for work in works
+            for p, g in zip(work.parts, work.grads, strict=True)
+        ]
         # Wide loads begin at multiples of 16 bytes; gradients within a bucket need not.
         odd = tuple(i for i, g in enumerate(grads) if g is not None and g.data_ptr() % 16)
         asked = tuple((w.rule, w.dither, tuple((j, n) for j, (n, _) in w.measured.items())) for w in works)
@@ -340,13 +344,6 @@ def _capturing() -> bool:
 def _host(rows: Sequence[Sequence[float]], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers on their way to a device: torch keeps page-locked memory until it has been copied."""
     return torch.tensor(rows, dtype=dtype, pin_memory=device.type == "cuda")
-
-
-def _in_line(g: Tensor | None, w: Tensor) -> Tensor | None:
-    """A gradient that lies as its weight does, and is stored as it is; autograd's own always is."""
-    if g is None or (g.stride() == w.stride() and g.dtype is w.dtype and g.device == w.device):
-        return g
-    return torch.empty_strided(w.shape, w.stride(), dtype=w.dtype, device=w.device).copy_(g)
 
 
 def _fresh(works: Iterable[Work]) -> list[int]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rotational.kernels.layout import Layout, layout
-from rotational.kernels.work import Part, Work, beta_of
+from rotational.kernels.work import Part, Work, beta_of, in_line
 from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw, Rms, Sign
 
@@ -214,7 +214,7 @@ class Table:
             self.jobs["g"] = list(map(Tensor.data_ptr, given))
             return self._weights, grads
         pairs = list(zip(self._weights, grads, strict=True))
-        grads = [None if g is None else _in_line(g, w) for w, g in pairs]
+        grads = [None if g is None else in_line(g, w) for w, g in pairs]
         self.jobs["g"] = [0 if g is None else g.data_ptr() for g in grads]
         return [w for w, g in pairs if g is not None], grads
 
@@ -229,10 +229,6 @@ _DTYPE = attrgetter("dtype")
 def _alike(grads: list[Tensor], dtypes: list[torch.dtype]) -> bool:
     """Whether gradients lie without gaps, in these precisions."""
     return all(map(Tensor.is_contiguous, grads)) and list(map(_DTYPE, grads)) == dtypes
-
-
-def _in_line(g: Tensor, w: Tensor) -> Tensor:
-    return g if g.stride() == w.stride() and g.dtype is w.dtype else torch.empty_like(w).copy_(g)
 
 
 def _pieces(at: Layout, lanes: int) -> list[tuple[int, int]]:

@@ -98,3 +98,10 @@ def beta_of(rule: Rule) -> float:
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The precision of the arithmetic."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def in_line(g: Tensor, w: Tensor) -> Tensor:
+    """A gradient that lies as its weight does, and is stored as it is; autograd's own always is."""
+    if g.stride() == w.stride() and g.dtype is w.dtype and g.device == w.device:
+        return g
+    return torch.empty_strided(w.shape, w.stride(), dtype=w.dtype, device=w.device).copy_(g)

@@ -6,11 +6,9 @@ The arms share initial weights, batches and the length of the schedule; three of
 from __future__ import annotations
 
 import math
-import signal
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +23,7 @@ from rotational.lab import summary
 from rotational.lab.characters import SHAPE, Characters
 from rotational.lab.declare import Data, Model, Optimizer, Run, Schedule
 from rotational.lab.gpt import Shape
+from rotational.lab.interrupt import interruptible
 from rotational.lab.text import Corpus, corpus
 from rotational.lab.train import Outcome, State, train
 
@@ -126,7 +125,7 @@ def run(
     folder = _free(Path(out))
     if console is not None:
         console.print(f"Training on {len(source.train):,} characters of {source.name}; logs in {folder}")
-    with _interruptible() as stop, _progress(console) as bars:
+    with interruptible(threading.Event()) as stop, _progress(console) as bars:
         ended = _side_by_side(chosen, shape, source, folder, bars, stop)
     return Results(tuple(_result(name, outcome) for name, outcome in ended.items()), stop.is_set())
 
@@ -231,27 +230,3 @@ def _progress(console: Console | None) -> Progress:
 
 def _tell(bars: Progress, bar: TaskID, state: State) -> None:
     bars.update(bar, completed=state.step, loss=f"{state.loss:.3f}", rotation=_angle(state.rotation))
-
-
-@contextmanager
-def _interruptible() -> Generator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second raises KeyboardInterrupt, as ever.
-
-    An exception could strike within an optimizer's step or half of a line of the log; an event waits for
-    the end of the step. Signals reach only the main thread: elsewhere the event is never set.
-    """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(*_: object) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -66,8 +66,8 @@ class Of(Quantity):
 
 
 @dataclass(frozen=True)
-class Difference(Quantity):
-    """a - b."""
+class _Pair(Quantity):
+    """Two that are compared seed by seed."""
 
     a: Quantity
     b: Quantity
@@ -76,6 +76,11 @@ class Difference(Quantity):
     def arms(self) -> tuple[str, ...]:
         """Of both."""
         return (*self.a.arms, *self.b.arms)
+
+
+@dataclass(frozen=True)
+class Difference(_Pair):
+    """a - b."""
 
     def seeds(self, found: Found) -> dict[int, float]:
         """Paired."""
@@ -84,16 +89,8 @@ class Difference(Quantity):
 
 
 @dataclass(frozen=True)
-class Ratio(Quantity):
+class Ratio(_Pair):
     """a / b of positive numbers; mean and interval are those of logarithms."""
-
-    a: Quantity
-    b: Quantity
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """Of both."""
-        return (*self.a.arms, *self.b.arms)
 
     def seeds(self, found: Found) -> dict[int, float]:
         """Paired."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from rotational.lab.declare import Computed, Run
 from rotational.lab.figures import Job
+from rotational.lab.interrupt import interruptible
 
 State: TypeAlias = Literal["running", "done", "stopped", "failed"]
 OFTEN = 0.3
@@ -186,24 +186,9 @@ def _train(run: Run, root: Path, data: Path | None, device: str, tell: Tell, sto
 # Ctrl-C -------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def stopping() -> Generator[Event]:
+def stopping() -> AbstractContextManager[Event]:
     """A flag for `work` that the first Ctrl-C sets; the second raises KeyboardInterrupt, as ever."""
-    asked: Event = get_context("spawn").Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(*_: object) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return interruptible(get_context("spawn").Event())
 
 
 @contextmanager

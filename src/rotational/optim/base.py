@@ -156,7 +156,7 @@ class RotationalOptimizer(Optimizer):
         """One step of all groups; returns the closure's loss, if there is one.
 
         Options are read and gradients checked for all groups before the first weight changes.
-        Raises ValueError for options out of range and sparse gradients.
+        Raises ValueError for options out of range, sparse and complex gradients.
         """
         loss = None
         if closure is not None:
@@ -206,10 +206,11 @@ class RotationalOptimizer(Optimizer):
     def _gradients(self, group: Group) -> list[Tensor | None]:
         grads: list[Tensor | None] = [p.grad for p in group["params"]]
         for i, g in enumerate(grads):
-            if g is not None and g.layout is not torch.strided:
+            if g is not None and (g.layout is not torch.strided or g.is_complex()):
+                kind = "complex" if g.is_complex() else "sparse"
                 raise ValueError(
-                    f"{type(self).__name__}.step: {_name(group, i)} has a sparse gradient; expected a dense one "
-                    "(Embedding(sparse=False))."
+                    f"{type(self).__name__}.step: {_name(group, i)} has a {kind} gradient; expected a dense real one"
+                    + (" (Embedding(sparse=False))." if kind == "sparse" else ".")
                 )
         return grads
 

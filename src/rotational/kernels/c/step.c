@@ -4,8 +4,9 @@
  *   between  mean and radial part of u, length of what is left, new norm: a few numbers a neuron, in double
  *   second   w <- a w + b u + c
  *
- * The sums give angle and length before and after, so measuring costs no further pass. They are in double: no gradient
- * is then too small or too large to be squared, and what is left of a nearly radial u is no rounding error.
+ * The sums give angle and length before and after, so measuring costs no further pass. Where single precision will not
+ * do for them, they are formed in double (`sharpen`): no gradient is too small or too large to be squared, and what is
+ * left of a nearly radial u is no rounding error.
  *
  * This file is compiled once for each instruction set, with ROTATIONAL_STEP for the name of its function (`entry.c`).
  */
