@@ -40,7 +40,7 @@ ROTATION, EMA, CENTER, LOG_FIRST, LOG_SECOND, LOG_EMA = (tl.constexpr(i) for i i
 ROOT = FIRST
 TURN, BEFORE, NOW, MEAN, TIME = (tl.constexpr(i) for i in range(12, OWN))
 DIVIDED, SIGNED = tl.constexpr(1), tl.constexpr(2)  # kinds of scale, as in native.py
-NOISE = tl.constexpr(16 * 2**-23 + 2 * 2**-23)
+NOISE = tl.constexpr(16 * 2**-23 + 2 * 2**-23)  # always to the right: Triton 3.7 interprets no constexpr times a tensor
 """The share of |u| that rounding leaves: of the arithmetic, and of the precision in which u is held."""
 TINY = tl.constexpr(2.0**-126)
 BATCH = tl.constexpr(128)
@@ -243,7 +243,7 @@ def split(u, w, mask, row, own, AXIS: tl.constexpr):
     # By Pythagoras, |u|^2 is what is left, what lay along w and, C times squared, the mean.
     radial, level = along / scale * length, mean / scale
     whole = square + radial * radial + level * level * size
-    left = tl.sqrt_rn(tl.where(square <= NOISE * NOISE * whole, 0.0, square)) * scale
+    left = tl.sqrt_rn(tl.where(square <= whole * NOISE * NOISE, 0.0, square)) * scale
     return p, ww, left, scale, beside
 
 
@@ -258,7 +258,7 @@ def gather(su, sw, uu, ww, uw, row, own):
     along = (part / safe).to(tl.float32)
     off = along.to(tl.float64)
     square -= off * (2 * part - off * ww)
-    left = tl.sqrt(tl.where(square <= NOISE * NOISE * uu, 0.0, square)).to(tl.float32)
+    left = tl.sqrt(tl.where(square <= uu * NOISE * NOISE, 0.0, square)).to(tl.float32)
     scale = tl.maximum(left, TINY)
     beside = ((part - off * ww) / safe / scale.to(tl.float64)).to(tl.float32)
     return mean, along, left, scale, beside
