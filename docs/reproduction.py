@@ -1,18 +1,25 @@
-"""docs/reproduction.md and its pictures, from the results that are stored in docs/reproduction/.
+"""docs/reproduction.md, its pictures and the package's measured.json, from the results stored in docs/reproduction/.
 
-python docs/reproduction.py            writes the page and a picture for each panel
+python docs/reproduction.py            writes the page, a picture for each panel, and measured.json
 python docs/reproduction.py --check    exits with 1 where they are not what the stored results say
+python docs/reproduction.py --ledger   writes measured.json alone
 python docs/reproduction.py --take DIR copies the results that `rotational reproduce --out DIR` made
+python docs/reproduction.py --tiny DIR takes what such a folder says at tiny scale, of which nothing is stored, into it
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
-from rotational.lab import reproduce
+import rotational.paper
+from rotational.lab import ledger, reproduce
 from rotational.lab.figures import SCALES, Scale
+from rotational.lab.ledger import Entry, Ledger
+from rotational.lab.progress import clock
 from rotational.lab.reproduce import State
 from rotational.lab.shelf import COMPUTED, Shelf
 from rotational.lab.store import RESULT
@@ -22,6 +29,7 @@ from rotational.report import figure_panel
 
 HERE = Path(__file__).parent
 STORED, PAGE, REASONS = HERE / "reproduction", HERE / "reproduction.md", HERE / "reproduction" / "reasons.md"
+MEASURED = Path(rotational.paper.__file__).with_name("measured.json")
 SIGNS = {"held": "✅", "not held": "❌", "undecided": "❔", "not run": "⚪"}
 NAMED: dict[Scale, str] = {"tiny": "tiny", "laptop": "laptop", "paper": "the paper's own"}
 
@@ -45,7 +53,12 @@ def main() -> int:
     """Write the page, or check it."""
     if "--take" in sys.argv:
         return take(Path(sys.argv[sys.argv.index("--take") + 1]))
-    files = written()
+    if "--tiny" in sys.argv or "--ledger" in sys.argv:
+        folder = Path(sys.argv[sys.argv.index("--tiny") + 1]) if "--tiny" in sys.argv else None
+        MEASURED.write_text(measured(tiny=folder), encoding="utf-8")
+        print(MEASURED)
+        return 0
+    files = written() | {MEASURED: measured()}
     if "--check" in sys.argv:
         stale = [p for p, text in files.items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
         print("\n".join(f"{p} is not what the stored results say" for p in stale) or "All is as stored.")
@@ -55,7 +68,7 @@ def main() -> int:
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    print(f"{PAGE}, {len(files) - 1} pictures")
+    print(f"{PAGE}, {len(files) - 2} pictures, {MEASURED}")
     return 0
 
 
@@ -71,6 +84,24 @@ def take(folder: Path) -> int:
                 count += 1
     print(f"{count} results taken")
     return 0
+
+
+def measured(stored: Path = STORED, tiny: Path | None = None) -> str:
+    """The text of measured.json: what the stored results say; at scales that are not stored, what it said before."""
+    before: Ledger = ledger.read(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
+    shelves = {scale: Shelf(stored) for scale in SCALES[1:]} | ({} if tiny is None else {SCALES[0]: Shelf(tiny)})
+    now: dict[str, dict[Scale, Entry]] = {}
+    for figure in FIGURES:
+        known = before.get(figure.name, {})
+        found: dict[Scale, Entry] = {}
+        for scale in SCALES:
+            if scale in shelves:
+                if (state := reproduce.state(figure, scale, shelves[scale])).judged:
+                    found[scale] = ledger.entry(state)
+            elif scale in known:
+                found[scale] = replace(known[scale], date="")
+        now[figure.name] = found
+    return ledger.written(ledger.dated(now, before, date.today().isoformat()))
 
 
 def written(stored: Path = STORED) -> dict[Path, str]:
@@ -90,7 +121,7 @@ def _state(name: str, shelf: Shelf) -> State | None:
     figure = next(f for f in FIGURES if f.name == name)
     for scale in reversed(SCALES[1:]):
         state = reproduce.state(figure, scale, shelf)
-        if any(state.found.arms.values()) and any(v.word != "not run" for v in state.verdicts):
+        if state.judged:
             return state
     return reproduce.state(figure, "laptop", shelf)
 
@@ -107,11 +138,10 @@ def _summary(states: list[State]) -> str:
 
 def _section(state: State, files: dict[Path, str], stored: Path) -> str:
     f = state.figure
-    count = sum(len(p.seeds) for points in state.found.arms.values() for p in points)
     lines = [f"## {f.title}", "", f.sentence, ""]
-    if not count:
+    if not state.ran:
         return "\n".join([*lines, f"Not run. `rotational reproduce {f.name} --scale laptop`", ""])
-    ran = f"{count} runs, one core took {reproduce.clock(state.seconds)}"
+    ran = f"{state.ran} runs, one core took {clock(state.seconds)}"
     lines += [
         f"Section {f.section}, at {NAMED[state.scale]} scale: {ran}. `rotational reproduce {f.name} --scale "
         f"{state.scale}`",

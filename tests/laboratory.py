@@ -1,13 +1,16 @@
-"""A task that trains in no time, for the tests of the laboratory: three kinds of points, told apart by a small net."""
+"""For the tests of the laboratory: a task that trains in no time (three kinds of points), rules, files and weights."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rotational.lab.declare import Data, Model, Optimizer, Run, Schedule
+from rotational.lab.declare import Data, Imbalance, Model, Optimizer, Run, Schedule
 from rotational.lab.tasks import Task
+from rotational.records import CURVES_FILE, RUN_FILE, STEPS_FILE
 
 RUN = Run(
     Model("small"),
@@ -57,3 +60,31 @@ class Points(Task):
         out = model(x)
         hits = (out.argmax(1) == y).double().mean()
         return {"loss": F.cross_entropy(out.float(), y).item(), "accuracy": 100 * hits.item()}
+
+
+RULES = {
+    "adamw": Optimizer("adamw", 1e-2, 0.1),
+    "adam": Optimizer("adam", 1e-2, 1e-3, betas=(0.9, 0.95)),
+    "sgd": Optimizer("sgd", 0.1, 1e-2),
+    "lion": Optimizer("lion", 5e-3, 0.2, betas=(0.9, 0.99)),
+    "rotational": Optimizer("adamw", 1e-2, 0.1, rotational=True),
+    "rotational sgd": Optimizer("sgd", 0.1, 1e-2, rotational=True, nesterov=True),
+    "rotation of adamw": Optimizer("adam", 1e-2, 0.1, rotational=True, rotation_of="adamw"),
+    "an angle": Optimizer("adam", 1e-2, 1e-3, rotational=True, rotation=0.02),
+    "uneven": Optimizer("adamw", 1e-2, 0.1, rotational=True, imbalance=Imbalance(0.5, 4.0)),
+    "muon": Optimizer("muon", 1e-2, 0.1, momentum=0.95, nesterov=True),
+    "frozen gains": Optimizer("adamw", 1e-2, 0.1, gains="freeze", decay="adamc"),
+}
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in (STEPS_FILE, CURVES_FILE, RUN_FILE)}

@@ -38,7 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     "theory": {"_check", "memory", "scale", "rule", "correlation", "dynamics"},
     "walk": {"_check", "neurons", "scale", "rule"},
     # a run that has not begun
-    "schedule": {"_check"},
+    "schedulers": {"_check"},
+    "mixtures": {"schedulers"},
+    "schedule": {"_check", "schedulers"},
     "outlook": {"rule", "report"},
     "limits": {"dynamics", "scale"},
     "forecasts": {
@@ -75,7 +77,7 @@ ALLOWED: dict[str, set[str]] = {
     "runs": {"control", "correlation", "forecasts", "outlook", "rule", "scale", "theory"},
     "prediction": {
         *("_check", "layers", "neurons", "rule", "scale", "theory", "control", "optim.recognise"),
-        *("outlook", "runs", "schedule"),
+        *("mixtures", "outlook", "runs", "schedulers"),
     },
     # measuring; the monitor names the rule and never the prediction, but for one call: log.report()
     "_hooks": set(),
@@ -97,6 +99,7 @@ ALLOWED: dict[str, set[str]] = {
         *("_check", "rule", "rules", "theory", "prediction", "optim", "monitor", "records", "report", "lab"),
         *("advice", "forecasts", "outlook", "paper", "scale", "shapes", "weights"),
     },
+    "__main__": {"cli"},
     "__init__": {
         *("forecasts", "layers", "monitor", "neurons", "optim", "outlook", "prediction", "angles", "retargeting"),
         *("rule", "rules", "theory", "translating", "translation", "walk"),
@@ -112,7 +115,19 @@ WITHOUT_TORCH = (
     *("advice", "shapes", "weights", "runs", "report.outlook", "translating"),
     *("translation", "unmatched", "matching"),
     *("paper.figures", "lab.reproduce", "lab.reading", "report.figure_table"),
-    *("schedule", "outlook", "forecasts", "limits", "scaling", "retargeting", "angles", "polar", "expected"),
+    *(
+        "schedule",
+        "schedulers",
+        "mixtures",
+        "outlook",
+        "forecasts",
+        "limits",
+        "scaling",
+        "retargeting",
+        "angles",
+        "polar",
+        "expected",
+    ),
 )
 """What loads without torch."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -13,13 +15,17 @@ from pathlib import Path
 
 import pytest
 
+import rotational.paper
 from rotational.cli import main
-from rotational.lab import reproduce, workers
+from rotational.lab import ledger, reproduce, workers
 from rotational.lab.declare import Data, Model, Optimizer, Run, grid
 from rotational.lab.figures import Arm, Claim, Figure, Panel, Then
+from rotational.lab.ledger import Entry
+from rotational.lab.progress import Clock, clock
 from rotational.lab.quantities import Of
 from rotational.lab.shelf import Shelf
-from rotational.lab.workers import Word
+from rotational.lab.workers import Pool, Word
+from rotational.paper.figures import FIGURES
 
 RUN = Run(
     Model("mlp", width=8, norm="batch"), Data("blobs"), Optimizer("adamw", 0.02, 0.5), 12, 16, every=2, evaluations=2
@@ -56,11 +62,45 @@ def figure(run: Run = RUN) -> Figure:
 # Words --------------------------------------------------------------------------------------------------------
 
 
-def test_the_list_names_every_figure_with_its_cost(capsys, tmp_path):
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_list_says_what_each_figure_takes_to_one_who_ran_nothing(capsys, tmp_path, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
     code, out, _ = run(capsys, "--list", "--out", tmp_path)
     assert code == 0
-    for piece in ("dynamics", "random-walk", "adamc", "tiny:", "paper:", "nothing yet"):
-        assert piece in out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) < 75
+    shipped = ledger.read((Path(rotational.paper.__file__).parent / "measured.json").read_text())
+    for figure in FIGURES:
+        (line,) = [x for x in lines if x.startswith(f" {figure.name} ")]
+        for entry in shipped[figure.name].values():
+            time = clock(entry.seconds)
+            assert (f">{time.lstrip('<')}" if entry.missing else f" {time} ") in line
+    assert "2.8M steps" in out  # at the paper's scale, where nobody ran it
+
+
+def test_the_list_of_some_gives_their_sentences_and_what_the_folder_holds(capsys, tmp_path):
+    run(capsys, "adamc", "--seeds", "1", "--jobs", "1", "--out", tmp_path)
+    _, out, _ = run(capsys, "--list", "adamc", "--out", tmp_path)
+    said = " ".join(out.split())
+    assert "With weight decay" in said
+    assert "tiny here:" in said
+    assert "undecided" in said
+    assert "dynamics" not in said
+
+
+def test_what_comes_with_the_package_is_what_the_stored_results_say():
+    docs = runpy.run_path(str(Path(__file__).parent.parent / "docs" / "reproduction.py"))
+    assert docs["MEASURED"].read_text(encoding="utf-8") == docs["measured"]()
+
+
+def test_the_ledger_keeps_the_date_of_what_did_not_change():
+    old = {"a": {"tiny": Entry(2, 0, 1.5, {"held": 1})}, "b": {"tiny": Entry(2, 1, 1.5, {"not run": 1})}}
+    first = ledger.dated(old, {}, "2026-01-01")
+    assert ledger.read(ledger.written(first)) == first
+    changed = {**old, "b": {"tiny": Entry(3, 0, 2.5, {"held": 1})}}
+    dates = [entries["tiny"].date for entries in ledger.dated(changed, first, "2026-02-02").values()]
+    assert dates == ["2026-01-01", "2026-02-02"]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +139,31 @@ def test_computed_figures_from_end_to_end_and_nothing_twice(capsys, tmp_path):
     assert run(capsys, *words)[0] == 0
     assert {p: p.stat().st_mtime_ns for p in files} == files
     _, out, _ = run(capsys, "--list", "predictions", "--out", tmp_path)
-    assert "tiny: 1 held" in " ".join(out.split())
+    assert "tiny here:" in out
+    assert " 1 held" in out
+
+
+def test_the_index_is_over_all_figures_that_the_folder_holds(capsys, tmp_path):
+    def index() -> str:
+        return (tmp_path / "pages" / "tiny" / "index.html").read_text()
+
+    run(capsys, "predictions", "--seeds", "2", "--jobs", "1", "--out", tmp_path)
+    assert "adamc.html" not in index()
+    run(capsys, "adamc", "--seeds", "1", "--jobs", "1", "--out", tmp_path)
+    for name in ("predictions", "adamc"):
+        assert f'href="{name}.html"' in index()
+        assert (tmp_path / "pages" / "tiny" / f"{name}.html").is_file()
+    # What ran with one seed is not taken for a hole in what was asked with three.
+    run(capsys, "predictions", "--jobs", "1", "--out", tmp_path)
+    assert "missing" not in index()
+
+
+def test_a_pipe_gets_a_line_for_each_run_that_ended(capsys, tmp_path):
+    _, out, _ = run(capsys, "adamc", "--seeds", "1", "--jobs", "1", "--out", tmp_path)
+    lines = [line for line in out.splitlines() if line.startswith("adamc: ")]
+    assert len(lines) == 2
+    assert re.fullmatch(r"adamc: Adam[WC], seed 0: in <?\d+ s, loss \d\.\d{3}; 1 of 2 runs, about .* left", lines[0])
+    assert lines[1].endswith("; 2 of 2 runs")
 
 
 def test_a_damaged_result_is_a_sentence_and_stays(capsys, tmp_path):
@@ -118,7 +182,7 @@ def test_a_damaged_result_is_a_sentence_and_stays(capsys, tmp_path):
 
 def test_both_stages_run_in_processes_and_are_kept(tmp_path):
     shelf = Shelf(tmp_path)
-    ended = reproduce.run([figure()], "tiny", shelf, jobs=2)
+    ended = reproduce.run([figure()], "tiny", shelf, Pool(2))
     state = ended.states[0]
     assert (state.missing, ended.failed, ended.interrupted) == (0, (), False)
     assert state.verdicts[0].word == "held"
@@ -126,7 +190,7 @@ def test_both_stages_run_in_processes_and_are_kept(tmp_path):
     replayed = state.found.points("replayed")[0].seeds[1].run
     assert isinstance(replayed, Run)
     assert len(replayed.optimizer.angles) == 6
-    again = reproduce.run([figure()], "tiny", Shelf(tmp_path), jobs=2)
+    again = reproduce.run([figure()], "tiny", Shelf(tmp_path), Pool(2))
     assert again.states[0].missing == 0
 
 
@@ -135,7 +199,7 @@ def test_a_run_that_cannot_begin_is_told_and_the_others_run(tmp_path):
     one = Figure(
         "one", "1", "One", "One.", *((good, bad),) * 3, (), (Claim("It learns", Of("good", "accuracy"), low=0),)
     )
-    ended = reproduce.run([one], "tiny", Shelf(tmp_path), jobs=1)
+    ended = reproduce.run([one], "tiny", Shelf(tmp_path), Pool(1))
     assert len(ended.failed) == 1
     assert "Model('mpl'): no such name; write 'mlp'" in ended.failed[0]
     assert ended.states[0].found.missing == {"good": 0, "bad": 1}
@@ -147,8 +211,9 @@ def test_a_killed_process_is_a_sentence_and_leaves_what_ended(tmp_path):
             child.kill()
 
     runs = grid(RUN.but(steps=4000), seed=(0, 1))
-    with pytest.raises(ChildProcessError, match="What has ended is kept"):
-        workers.work(runs, processes=1, root=tmp_path, data=None, device="cpu", hear=kill, stop=None)
+    pool = Pool(1)
+    with pool.stopping() as stop, pytest.raises(ChildProcessError, match="What has ended is kept"):
+        pool.work(runs, tmp_path, None, hear=kill, stop=stop)
     assert [Shelf(tmp_path).get(r) for r in runs] == [None, None]
 
 
@@ -205,15 +270,15 @@ def test_ctrl_c_keeps_what_ran(tmp_path):
 
 
 def test_time_left_is_that_of_runs_of_the_same_kind():
-    clock = reproduce.Clock()
+    pace = Clock()
     long, other = RUN.but(steps=1000), RUN.but(model=Model("gpt"), steps=10)
-    assert clock.total({long: 0}, 2) is None
-    clock.learn(RUN.but(seed=5), 10, 0.1)
-    assert clock.left(long, 500) == pytest.approx(5.0)
-    assert clock.left(other) is None
-    assert clock.total({long: 500, long.but(seed=1): 0}, 2) == pytest.approx(7.5)
+    assert pace.total({long: 0}, 2) is None
+    pace.learn(RUN.but(seed=5), 10, 0.1)
+    assert pace.left(long, 500) == pytest.approx(5.0)
+    assert pace.left(other) is None
+    assert pace.total({long: 500, long.but(seed=1): 0}, 2) == pytest.approx(7.5)
     # what nothing is known of counts as the others
-    assert clock.total({long: 0, other: 0}, 1) == pytest.approx(20.0)
+    assert pace.total({long: 0, other: 0}, 1) == pytest.approx(20.0)
 
 
 @pytest.mark.slow

@@ -180,7 +180,7 @@ class Schedule:
 class Run:
     """One training run: the same value gives the same numbers on the same machine.
 
-    steps, batch   optimizer steps; examples (sequences, sentence pairs) in each
+    steps, batch   optimizer steps; examples (sequences, sentence pairs) in each, or the most where tokens decide
     every          steps from one measurement of all neurons to the next
     evaluations    how often the validation loss is taken, evenly spaced, the last step included
     probes         what is measured beside rotation; see `probes`

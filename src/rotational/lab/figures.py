@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from rotational import _check
 from rotational.lab.declare import Computed, Data, Run
@@ -25,6 +25,7 @@ Scale: TypeAlias = Literal["tiny", "laptop", "paper"]
 Kind: TypeAlias = Literal["lines", "layers", "sweep", "heat", "bars"]
 Job: TypeAlias = "Run | Computed"
 SCALES: tuple[Scale, ...] = get_args(Scale)
+_J = TypeVar("_J", Run, Job)
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,8 @@ class Arm:
     runs: tuple[Job, ...]
 
     def seeded(self, seeds: int) -> Arm:
-        """The same points, with seeds 0 to `seeds` - 1 at each."""
-        points = dict.fromkeys(run.but(seed=0) for run in self.runs)
-        return replace(self, runs=tuple(p.but(seed=s) for p in points for s in range(seeds)))
+        """The same points, with seeds 0 to `seeds` - 1 at each; what draws nothing stays as it is."""
+        return replace(self, runs=_seeded(self.runs, seeds))
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ class Then:
 
     def seeded(self, seeds: int) -> Then:
         """The same points, with seeds 0 to `seeds` - 1 at each."""
-        points = dict.fromkeys(run.but(seed=0) for run in self.runs)
-        return replace(self, runs=tuple(p.but(seed=s) for p in points for s in range(seeds)))
+        return replace(self, runs=_seeded(self.runs, seeds))
 
 
 @dataclass(frozen=True)
@@ -183,6 +182,12 @@ def named(figures: tuple[Figure, ...], names: list[str]) -> tuple[Figure, ...]:
             hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(known)}."
             raise ValueError(f"no figure is called {name!r}. {hint} `rotational reproduce --list` shows them all.")
     return tuple(f for f in figures if not names or "all" in names or f.name in names)
+
+
+def _seeded(runs: tuple[_J, ...], seeds: int) -> tuple[_J, ...]:
+    drawn = [isinstance(run, Run) or "seed" in dict(run.options) for run in runs]
+    points = dict.fromkeys((run.but(seed=0), True) if d else (run, False) for run, d in zip(runs, drawn, strict=True))
+    return tuple(p for point, d in points for p in ([point.but(seed=s) for s in range(seeds)] if d else [point]))
 
 
 def _known(figure: str, label: str, labels: tuple[str, ...]) -> None:

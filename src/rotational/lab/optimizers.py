@@ -1,6 +1,7 @@
 """From a run's declaration to its optimizer: param groups, angles, and the lr of every step.
 
-Weight decay is on neurons only; gains, biases and the like have none and take the plain rule.
+Weight decay is on neurons only; gains, biases and the like have none and take the plain rule. With "muon" only hidden
+matrices take Muon: gains, biases, embeddings, convolutions and the head take AdamW; see `muon`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rotational import rules
 from rotational.control import Rate
 from rotational.lab import uneven
 from rotational.lab.declare import Optimizer, Run
+from rotational.lab.muon import MuonAndAdamW, split
 from rotational.layers import groups
 from rotational.optim.named import SGD, Adam, AdamW, Lion
 from rotational.rule import Rule
@@ -32,14 +34,17 @@ def set_step(optimizer: TorchOptimizer, run: Run, step: int) -> None:
             group["weight_decay"] = run.optimizer.weight_decay * share
 
 
-def build(run: Run, model: nn.Module) -> TorchOptimizer:
+def build(run: Run, model: nn.Module, kernel: str | None = None) -> TorchOptimizer:
     """The optimizer of a run: torch's, or the rotational variant; `set_step` tells it the lr of each step.
 
     A rotation given as a number is the angle at the full lr, and follows the schedule as an equilibrium would
     that has time to follow: by the root of lr (times the root of the weight decay's multiple, where that falls too).
     Gains and biases that stay as they are are frozen here.
 
-    Raises ValueError for options that contradict each other, and for a rotational rule without an angle.
+    `kernel` names the rung of the rotational step, and None takes the fastest.
+
+    Raises ValueError for options that contradict each other, for a rotational rule without an angle, and for Muon on a
+    model without hidden matrices.
 
     >>> from rotational.lab.declare import Data, Model
     >>> run = Run(Model("mlp"), Data("digits"), Optimizer("adamw", 1e-3, 0.1, rotational=True), steps=10, batch=8)
@@ -53,9 +58,11 @@ def build(run: Run, model: nn.Module) -> TorchOptimizer:
         for p in (p for group in params if "neurons" not in group for p in group["params"]):
             p.requires_grad_(False)
         params = [group for group in params if "neurons" in group]
+    if o.rule == "muon":
+        return MuonAndAdamW(split(model, params), o)
     if not o.rotational:
         return _plain(o, params)
-    optimizer = _rotational(run, params)
+    optimizer = _rotational(run, params, kernel)
     if o.imbalance is not None:
         uneven.turn(optimizer, o.imbalance, run.seed)
     return optimizer
@@ -72,16 +79,17 @@ def _plain(o: Optimizer, params: list[dict[str, Any]]) -> TorchOptimizer:
         case "lion":  # torch has none; without rotation it is the rule itself
             return Lion(params, lr=o.lr, betas=o.betas, rotational=False)
         case "muon":
-            raise ValueError(_NO_MUON)
+            raise AssertionError("has an optimizer of its own")
 
 
-def _rotational(run: Run, params: list[dict[str, Any]]) -> TorchOptimizer:
+def _rotational(run: Run, params: list[dict[str, Any]], kernel: str | None) -> TorchOptimizer:
     o, rate = run.optimizer, _rate(run)
     control: dict[str, Any] = {
         "units": o.units,
         "center": o.center,
         "update_memory": o.update_memory,
         "rotation": rate,
+        "fused": kernel,
     }
     match o.rule:
         case "sgd":
@@ -93,7 +101,7 @@ def _rotational(run: Run, params: list[dict[str, Any]]) -> TorchOptimizer:
         case "lion":
             return Lion(params, lr=o.lr, betas=o.betas, **control)
         case "muon":
-            raise ValueError(_NO_MUON)
+            raise AssertionError("was refused")
 
 
 def _rate(run: Run) -> Rate | None:
@@ -114,18 +122,17 @@ def rule_of(o: Optimizer, name: str) -> Rule:
         "adamw": lambda: rules.adamw(o.betas, o.eps),
         "adam": lambda: rules.adam_l2(o.betas, o.eps),
         "lion": lambda: rules.lion(o.betas),
-        "muon": lambda: rules.muon(o.momentum, o.nesterov),
+        "muon": lambda: rules.muon(o.momentum, o.nesterov, adjust_lr_fn="match_rms_adamw"),
     }
     return made[name]()
 
 
-_NO_MUON = (
-    "Optimizer('muon'): Muon holds matrices only and needs a second optimizer beside it, which a run does not "
-    "have. Use 'sgd', 'adamw', 'adam' or 'lion'."
-)
-
-
 def _consistent(o: Optimizer) -> None:
+    if o.rule == "muon" and o.rotational:
+        raise ValueError(
+            "Optimizer('muon', rotational=True): there is no rotational Muon. Leave rotational out, or use 'sgd', "
+            "'adamw', 'adam' or 'lion'."
+        )
     sources = [name for name in ("rotation", "angles", "rotation_of") if getattr(o, name) not in (None, ())]
     if len(sources) > 1:
         raise ValueError(f"Optimizer({sources[0]}=..., {sources[1]}=...): expected one source of the angle; drop one.")

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from rotational.lab import verdicts, workers
+from rotational.lab import verdicts
 from rotational.lab.declare import Run
 from rotational.lab.figures import Figure, Job, Scale
 from rotational.lab.measures import Found
+from rotational.lab.progress import Shown
 from rotational.lab.shelf import Shelf
 from rotational.lab.verdicts import Verdict
-from rotational.lab.workers import Word
+from rotational.lab.workers import Crew, Word
+
+SEEDS = 8
+"""Seeds up to which `stored` looks for complete results."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,16 @@ class State:
     def missing(self) -> int:
         """Runs that have not ended."""
         return sum(self.found.missing.values())
+
+    @property
+    def ran(self) -> int:
+        """Runs that have ended."""
+        return sum(len(p.seeds) for arm in self.found.arms.values() for p in arm)
+
+    @property
+    def judged(self) -> bool:
+        """Whether the runs of any claim are all there."""
+        return any(v.word != "not run" for v in self.verdicts)
 
     @property
     def seconds(self) -> float:
@@ -88,24 +100,38 @@ def state(figure: Figure, scale: Scale, shelf: Shelf, seeds: int | None = None) 
     return State(figure, scale, found, verdicts.judged(figure, found))
 
 
+def stored(figures: Sequence[Figure], scale: Scale, shelf: Shelf) -> State | None:
+    """What is there of the first of some versions of a figure that can be judged; None where no claim can.
+
+    It is of its declared seeds, or, where runs of these are missing, of as many seeds as are complete.
+    """
+    for figure in figures:
+        known = state(figure, scale, shelf)
+        if known.ran and known.missing:
+            fewer = (state(figure, scale, shelf, n) for n in range(SEEDS, 0, -1))
+            known = next((s for s in fewer if not s.missing), known)
+        if known.judged:
+            return known
+    return None
+
+
 def run(
     figures: Sequence[Figure],
     scale: Scale,
     shelf: Shelf,
+    crew: Crew,
     *,
     data: Path | None = None,
     seeds: int | None = None,
-    jobs: int = 1,
-    device: str = "cpu",
     console: Console | None = None,
     left_out: Mapping[str, str] | None = None,
 ) -> Ended:
-    """Run what is missing of the figures; runs that several share are run once.
+    """Let a crew run what is missing of the figures; runs that several share are run once.
 
     A figure's second stage begins when its first has ended, so there are as many rounds as there are stages.
     """
     failed: dict[str, str] = {}
-    with workers.stopping() as stop, _Shown(console, figures, scale, shelf, seeds, jobs) as shown:
+    with crew.stopping() as stop, Shown(console, figures, scale, shelf, seeds, crew.processes) as shown:
         while not stop.is_set():
             ready = [job for job in _ready(figures, scale, shelf, seeds) if job.key not in failed]
             if not ready:
@@ -117,7 +143,7 @@ def run(
                 if word.state == "failed":
                     failed[word.key] = word.said
 
-            workers.work(ready, processes=jobs, root=shelf.store.root, data=data, device=device, hear=hear, stop=stop)
+            crew.work(ready, shelf.store.root, data, hear, stop)
         interrupted = stop.is_set()
     states = tuple(state(figure, scale, shelf, seeds) for figure in figures)
     return Ended(states, interrupted, left_out or {}, tuple(dict.fromkeys(failed.values())))
@@ -134,129 +160,6 @@ def _ready(figures: Sequence[Figure], scale: Scale, shelf: Shelf, seeds: int | N
 
 def _size(job: Job) -> int:
     return job.steps * job.batch if isinstance(job, Run) else 0
-
-
-# Progress -----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Clock:
-    """Time left, from the seconds per step of runs of the same kind: same model, data and batch."""
-
-    pace: dict[Any, float] = field(default_factory=dict[Any, float])
-
-    def learn(self, job: Job, steps: int, seconds: float) -> None:
-        """A job took so many steps in so many seconds."""
-        if steps > 0:
-            self.pace[_kind(job)] = seconds / steps
-
-    def left(self, job: Job, step: int = 0) -> float | None:
-        """Seconds from a step to the end of a job; None while no run of its kind is known."""
-        pace = self.pace.get(_kind(job))
-        return None if pace is None else pace * max(0, _steps(job) - step)
-
-    def total(self, steps: Mapping[Job, int], processes: int) -> float | None:
-        """Seconds until all jobs have ended, each being at a step; kinds not known yet count as the others' mean."""
-        known = [(job, self.left(job, step)) for job, step in steps.items()]
-        told = [t for _, t in known if t is not None]
-        if not told:
-            return None
-        unknown = len(known) - len(told)
-        return (sum(told) + unknown * sum(told) / len(told)) / max(1, min(processes, len(known)))
-
-
-def _kind(job: Job) -> Any:
-    return (job.model, job.data, job.batch) if isinstance(job, Run) else job.name
-
-
-def _steps(job: Job) -> int:
-    return job.steps if isinstance(job, Run) else 1
-
-
-class _Shown:
-    """Bars: one for all runs, one for each that is running."""
-
-    def __init__(
-        self,
-        console: Console | None,
-        figures: Sequence[Figure],
-        scale: Scale,
-        shelf: Shelf,
-        seeds: int | None,
-        processes: int,
-    ) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[said]}"),
-            console=console,
-            disable=console is None,
-        )
-        self._processes, self._clock = processes, Clock()
-        self._jobs: dict[str, Job] = {}
-        self._names: dict[str, str] = {}
-        for figure in figures:
-            for arm in figure.arms(scale):
-                runs = (arm if seeds is None else arm.seeded(seeds)).runs
-                self._names |= {run.key: f"{figure.name}: {arm.label}" for run in runs}
-                for job in runs:  # stored runs teach the clock
-                    if (m := shelf.get(job)) is not None:
-                        self._clock.learn(job, _steps(job), m.seconds)
-        self._step: dict[str, int] = {}
-        self._done: set[str] = set()
-        self._shown: dict[str, TaskID] = {}
-        self._all = self._bars.add_task("all runs", total=None, said="")
-
-    def __enter__(self) -> _Shown:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def expect(self, jobs: Sequence[Job]) -> None:
-        """These are to run now."""
-        self._jobs |= {job.key: job for job in jobs}
-        self._update()
-
-    def hear(self, word: Word) -> None:
-        """A process said how far it is."""
-        job = self._jobs[word.key]
-        self._clock.learn(job, word.taken, word.seconds)
-        self._step[word.key] = word.step
-        if word.state == "running":
-            if word.key not in self._shown:
-                name = self._names.get(word.key, "second stage")
-                self._shown[word.key] = self._bars.add_task(f"  {name}"[:44], total=_steps(job), said="")
-            said = "" if word.loss is None else f"seed {job.seed}, loss {word.loss:.3f}"
-            self._bars.update(self._shown[word.key], completed=word.step, said=said)
-        else:
-            if word.key in self._shown:
-                self._bars.remove_task(self._shown.pop(word.key))
-            self._done.add(word.key)
-        self._update()
-
-    def _update(self) -> None:
-        open_ends = {job: self._step.get(key, 0) for key, job in self._jobs.items() if key not in self._done}
-        left = self._clock.total(open_ends, self._processes)
-        time_left = "" if left is None or not open_ends else f", about {clock(left)} left"
-        said = f"{len(self._done)} of {len(self._jobs)} runs{time_left}"
-        done = sum(_steps(self._jobs[k]) for k in self._done) + sum(open_ends.values())
-        total = sum(map(_steps, self._jobs.values()))
-        self._bars.update(self._all, completed=done, total=total, said=said)
-
-
-def clock(seconds: float) -> str:
-    """A time as one reads it.
-
-    >>> clock(42), clock(200), clock(8000)
-    ('42 s', '3 min', '2 h 13 min')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 # For a terminal -----------------------------------------------------------------------------------------------

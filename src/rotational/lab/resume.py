@@ -41,10 +41,10 @@ class Progress:
     probes: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
-def save(folder: Path, progress: Progress, model: nn.Module, optimizer: Optimizer) -> None:
-    """Write the checkpoint, whole or not at all; it takes the place of the one before."""
+def save(folder: Path, progress: Progress, model: nn.Module, optimizer: dict[str, Any]) -> None:
+    """Write the checkpoint, whole or not at all, in the place of the one before; `optimizer` is a state dict."""
     buffer = BytesIO()
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}
+    state = {"model": model.state_dict(), "optimizer": optimizer, "progress": vars(progress)}
     torch.save(state, buffer)
     write(folder / CHECKPOINT, buffer.getvalue())
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rotational.lab import data as _data
 from rotational.lab import models
 from rotational.lab.data import Images, Pairs, Text, available
-from rotational.lab.data.pairs import Part
+from rotational.lab.data.pairs import Part, by_tokens
 from rotational.lab.declare import Run
 from rotational.lab.models import beam
 from rotational.lab.models.seq2seq import PAD, Seq2Seq
@@ -50,7 +50,7 @@ class Task(ABC):
 
     @abstractmethod
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        """The batch of a step, counted from 0, on the CPU; all tensors have `run.batch` rows."""
+        """The batch of a step, counted from 0, on the CPU; all tensors have `run.batch` rows, or as many each."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -146,14 +146,28 @@ class Classification(Task):
         self._order = Order(len(data.train.labels), run.batch, run.seed)
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        """Pixels, uint8 [batch, channels, side, side], cropped and mirrored already; classes [batch]."""
+        """Pixels, uint8 [batch, channels, side, side], cropped and mirrored already; classes [batch].
+
+        Where images are mixed, the class of the other one follows, and the share of the first.
+        """
         index, _ = self._order.at(step)
-        return self.data.train.take(index, generator(self.run.seed, 2, step)), self.data.train.labels[index]
+        pixels, labels = self.data.train.take(index, generator(self.run.seed, 2, step)), self.data.train.labels[index]
+        if not self.data.mixing:
+            return pixels, labels
+        pixels, share = self.data.mixing.mixed(pixels, self.data.statistics, generator(self.run.seed, 5, step))
+        return pixels, labels, labels.flip(0), share
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        """Cross entropy."""
-        pixels, labels = batch
-        return F.cross_entropy(model(self.data.floats(pixels)), labels, label_smoothing=self.data.smoothing)
+        """Cross entropy; of both classes, by their shares, where images are mixed."""
+        pixels, labels, *mixed = batch
+        logits, smoothing = model(self.data.floats(pixels)), self.data.smoothing
+        if not mixed:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        other, share = mixed
+        first, second = (
+            F.cross_entropy(logits, y, label_smoothing=smoothing, reduction="none") for y in (labels, other)
+        )
+        return (share * first + (1 - share) * second).mean()
 
     def measured(self, model: nn.Module, split: Split) -> dict[str, float]:
         """Loss, and accuracy in percent."""
@@ -206,29 +220,41 @@ class Language(Task):
 
 
 class Translation(Task):
-    """Sentences and their translations: runs are compared by the loss, and tested by BLEU too."""
+    """Sentences and their translations: compared by the loss, and tested by BLEU too; an epoch has `epoch` steps."""
 
     def __init__(self, run: Run, model: nn.Module, data: Pairs) -> None:
         super().__init__(run, model)
         self.data = data
         if run.batch > len(data.train.source):
             raise ValueError(f"Run(batch={run.batch}): {run.data!r} has {len(data.train.source)} training sentences.")
-        self._batches = len(data.train.source) // run.batch
+        self._by_tokens = self._composed() if data.tokens else []
+        self.epoch = len(self._by_tokens) or len(data.train.source) // run.batch
         self._kept: tuple[int, list[Tensor]] = (-1, [])
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        """Sources and targets, int64 [batch, longest], padded; sentences of about one length."""
-        epoch, within = divmod(step, self._batches)
+        """Sources and targets, int64 [batch, longest], padded; sentences of about one length.
+
+        By tokens, batches have as many sentences as have room, `run.batch` at most, and are the same in all epochs.
+        """
+        epoch, within = divmod(step, self.epoch)
         if self._kept[0] != epoch:
             self._kept = epoch, self._ordered(epoch)
         index = self._kept[1][within]
         return self.data.train.source.padded(index), self.data.train.target.padded(index)
 
+    def _composed(self) -> list[Tensor]:
+        part = self.data.train
+        lengths = torch.maximum(part.source.lengths, part.target.lengths - 1)  # what the decoder reads or is to say
+        order = torch.randperm(len(lengths), generator=generator(self.run.seed, 4, 0))
+        return by_tokens(lengths, order, self.data.tokens, self.run.batch)
+
     def _ordered(self, epoch: int) -> list[Tensor]:
         """The batches of an epoch; the few sentences that fill none are left out of it."""
         part, random = self.data.train, generator(self.run.seed, 1, epoch)
+        if self._by_tokens:
+            return [self._by_tokens[i] for i in torch.randperm(self.epoch, generator=random).tolist()]
         lengths = part.source.lengths * 1000 + part.target.lengths
-        order = torch.randperm(len(lengths), generator=random)[: self._batches * self.run.batch]
+        order = torch.randperm(len(lengths), generator=random)[: self.epoch * self.run.batch]
         pools = order.split(POOL * self.run.batch)
         batches = [b for pool in pools for b in pool[lengths[pool].argsort(stable=True)].split(self.run.batch)]
         return [batches[i] for i in torch.randperm(len(batches), generator=random).tolist()]

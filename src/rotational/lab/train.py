@@ -13,7 +13,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from rotational.lab.declare import Run, plain
 from rotational.lab.tasks import Split, Task
 from rotational.layers import partition
 from rotational.monitor import Log, watch
+
+if TYPE_CHECKING:
+    from rotational.lab.sharding import Shards
 
 Metrics = Mapping[str, Mapping[str, float]]
 
@@ -87,6 +91,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     device: str | torch.device = "cpu",
     compile: bool = False,  # noqa: A002
+    shard: bool = False,
     save: float = 60.0,
     test: bool = True,
     title: str | None = None,
@@ -98,84 +103,116 @@ def train(
     it (of several processes, after every logged step): once it says yes, the run leaves a checkpoint and returns, or,
     with save=inf, is evaluated where it is and closed. A run whose loss or weights are no longer finite ends there,
     with infinite losses. With `compile`, the training pass goes through torch.compile, whose sums round differently.
-    Under torchrun the batch is split over the processes; see `ranks`. `title` and `notes` go into the log.
+    Under torchrun the batch is split over the processes, which all see the folder; see `ranks`. With `shard`, each of
+    them holds a part of the weights and of the optimizer's state; see `sharding`. `title` and `notes` go into the log.
 
     Raises FileExistsError for a folder with a log that is not to be gone on with, ValueError for a checkpoint that is
-    damaged or of another run, and what `optimizers.build` raises.
+    damaged or of another run, what `optimizers.build` raises, and, of several processes, LostError where one ends.
     """
-    with ranks.joined(device) as those, _own_randomness(those.device):
-        return _Training(run, task, Path(folder), those, save).carry_out(tell, stop, compile, test, title, notes)
+    with ranks.joined(device) as those, _own_randomness(those.device), ExitStack() as stack:
+        with those.together():
+            training = _Training(run, task, Path(folder), those, save, shard)
+        begun = those.agreed(training.progress.step)
+        with those.together():
+            training.begin(stack, begun, title, notes)
+        with those.bound(f"the run {run.key}"):
+            return training.carry_out(stack, tell, stop, compile, test)
 
 
 class _Training:
     """One call of `train`."""
 
-    def __init__(self, run: Run, task: Task, folder: Path, those: ranks.Ranks, save: float) -> None:
+    def __init__(self, run: Run, task: Task, folder: Path, those: ranks.Ranks, save: float, shard: bool) -> None:
         self.run, self.task, self.folder, self.ranks, self.save_every = run, task, folder, those, save
-        self.model = task.model.to(those.device)
-        self.optimizer = optimizers.build(run, self.model)
+        self.shards: Shards | None = None
+        # `model` evaluates and is saved, `trained` is what the optimizer drives: the same, if not in shards.
+        self.model = self.trained = task.model.to(those.device)
+        those.divide(run.batch)
+        if shard:
+            from rotational.lab.sharding import Shards  # torch has it from 2.6 on
+
+            self.shards = Shards(run, self.model, those.device, those.world)
+            self.trained = self.shards.model
+        # torch's foreach copies, which the other rungs need, have no form for tensors in shards.
+        self.optimizer = optimizers.build(run, self.trained, "reference" if shard else None)
         self.progress = resume.load(folder, run.key, self.model, self.optimizer)
+        if self.shards is not None:
+            # A rotational optimizer centers its neurons when it is made, so that nothing may be put back unasked.
+            resumed = (folder / resume.CHECKPOINT).is_file()
+            self.shards.scatter(self.optimizer) if resumed else self.shards.gather()
         self.begun, self.saved = time.monotonic() - self.progress.seconds, time.monotonic()
         self.pending: list[Tensor] = []
         self.latest_loss = math.nan
         self.probes: list[probes.Probe] = []
         self.log: Log | None = None
 
+    def begin(self, stack: ExitStack, begun: int, title: str | None, notes: Mapping[str, Any] | None) -> None:
+        """Open the log where this is the first process; `begun` is the step of its checkpoint."""
+        if begun != self.progress.step:
+            raise ValueError(
+                f"{self.folder}: expected the checkpoint of step {begun}; all processes must see one folder."
+            )
+        if self.ranks.first:
+            self._mark()
+            self._open(stack, self.folder, title, notes)
+        elif self.shards is not None:
+            # Measuring gathers what the others hold of a neuron's numbers, so all measure; this log is for nobody.
+            self._open(stack, Path(stack.enter_context(TemporaryDirectory())) / "log", title, notes)
+
     def carry_out(
         self,
+        stack: ExitStack,
         tell: Callable[[State], None],
         stop: Callable[[], bool],
         compiled: bool,
         test: bool,
-        title: str | None,
-        notes: Mapping[str, Any] | None,
     ) -> Outcome:
         """From the checkpoint to the end, or to the step after which it is to stop."""
         run, first = self.run, self.progress.step
-        with ExitStack() as stack:
-            if self.ranks.first:
-                self._open(stack, title, notes)
-            forward = self.ranks.wrap(self.model)
-            if compiled:
-                forward.compile()
-            evaluate_every = max(1, run.steps // run.evaluations)
-            for step in range(first + 1, run.steps + 1):
-                if not self._step(forward, step):
-                    return self._outcome(step - 1, None, stack, test)
-                if self.log is not None:
-                    tell(State(step, self.latest_loss, self.log.latest))
-                asked = self._asked(stop, step)
-                last = step == run.steps or (asked and math.isinf(self.save_every))
-                validation = self._evaluate("validation") if last or step % evaluate_every == 0 else None
-                if validation is not None and not math.isfinite(validation["loss"]):
-                    return self._outcome(step, None, stack, test)
-                self._note(step, validation)
-                self.progress.step = step
-                if last:
-                    return self._outcome(step, validation, stack, test)
-                if asked:
-                    self._save()
-                    return self._outcome(step, None, stack, test, going_on=True)
-                if time.monotonic() - self.saved >= self.save_every:
-                    self._save()
+        forward = self.ranks.wrap(self.model) if self.shards is None else self.trained
+        if compiled:
+            forward.compile()
+        evaluate_every = max(1, run.steps // run.evaluations)
+        for step in range(first + 1, run.steps + 1):
+            if not self._step(forward, step):
+                return self._outcome(step - 1, None, stack, test)
+            if self.log is not None:
+                tell(State(step, self.latest_loss, self.log.latest))
+            asked = self._asked(stop, step)
+            last = step == run.steps or (asked and math.isinf(self.save_every))
+            validation = self._evaluate("validation") if last or step % evaluate_every == 0 else None
+            if validation is not None and not math.isfinite(validation["loss"]):
+                return self._outcome(step, None, stack, test)
+            self._note(step, validation)
+            self.progress.step = step
+            if last:
+                return self._outcome(step, validation, stack, test)
+            if asked:
+                self._save()
+                return self._outcome(step, None, stack, test, going_on=True)
+            if self._asked(self._due, step):
+                self._save()
         raise AssertionError(f"a checkpoint of step {first} of {run.steps}: none is left at the end of a run")
 
-    def _open(self, stack: ExitStack, title: str | None, notes: Mapping[str, Any] | None) -> None:
-        """Open the log and attach the probes; from here on the folder is this run's."""
-        run, neurons = self.run, partition(self.model)
-        total = sum(neurons[name].count(neurons.shape(name)) for name in neurons)
+    def _mark(self) -> None:
+        """Make room for the log that follows; from here on the folder is this run's."""
         if not math.isinf(self.save_every):
             if (self.folder / resume.CHECKPOINT).is_file():
                 resume.cut(self.folder, self.progress.step)
             elif not (self.folder / resume.RUN_FILE).is_file():
                 # Marks the log that follows as one that may be cut and gone on with.
-                self._save()
+                self._write(self.optimizer.state_dict())
+
+    def _open(self, stack: ExitStack, path: Path, title: str | None, notes: Mapping[str, Any] | None) -> None:
+        """Open the log and attach the probes."""
+        run, neurons = self.run, partition(self.trained)
+        total = sum(neurons[name].count(neurons.shape(name)) for name in neurons)
         optimizers.set_step(self.optimizer, run, self.progress.step)
         log = watch(
-            self.model,
+            self.trained,
             self.optimizer,
             every=run.every,
-            path=self.folder,
+            path=path,
             keep=None if total * run.steps / run.every <= KEPT else 128,
             title=title or f"{run.model.name} on {run.data.name}, {run.optimizer.rule}",
             notes={"run": plain(run)} if notes is None else notes,
@@ -213,10 +250,13 @@ class _Training:
         return True
 
     def _asked(self, stop: Callable[[], bool], step: int) -> bool:
-        """Whether to stop; several processes agree on it at logged steps, because agreeing makes a GPU wait."""
+        """What is asked after a step; several processes agree at logged steps, because agreeing makes a GPU wait."""
         if self.ranks.world == 1:
             return stop()
         return step % self.run.every == 0 and self.ranks.agreed(stop())
+
+    def _due(self) -> bool:
+        return time.monotonic() - self.saved >= self.save_every
 
     def _note(self, step: int, validation: Mapping[str, float] | None) -> None:
         if validation is None and step % self.run.every != 0:
@@ -230,6 +270,8 @@ class _Training:
     def _evaluate(self, split: Split) -> dict[str, float]:
         """The first process's metrics, on all of them; an infinite loss where a weight is not finite."""
         found: dict[str, float] = {}
+        if self.shards is not None:
+            self.shards.gather()
         if self.ranks.first:
             if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
                 found = {"loss": math.inf}
@@ -244,15 +286,23 @@ class _Training:
     # The end ----------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        if self.shards is None:
+            state = self.optimizer.state_dict()
+        else:
+            self.shards.gather()
+            state = self.shards.state_dict(self.optimizer)
         if self.ranks.first:
-            if self.pending:
-                self.progress.losses += torch.stack(self.pending).tolist()
-                self.pending.clear()
-            self.progress.seconds = time.monotonic() - self.begun
-            self.progress.probes = {name: p.state() for name, p in zip(self.run.probes, self.probes, strict=False)}
-            self.folder.mkdir(parents=True, exist_ok=True)
-            resume.save(self.folder, self.progress, self.model, self.optimizer)
+            self._write(state)
         self.saved = time.monotonic()
+
+    def _write(self, state: dict[str, Any]) -> None:
+        if self.pending:
+            self.progress.losses += torch.stack(self.pending).tolist()
+            self.pending.clear()
+        self.progress.seconds = time.monotonic() - self.begun
+        self.progress.probes = {name: p.state() for name, p in zip(self.run.probes, self.probes, strict=False)}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        resume.save(self.folder, self.progress, self.model, state)
 
     def _outcome(
         self, step: int, validation: dict[str, float] | None, stack: ExitStack, test: bool, *, going_on: bool = False
@@ -278,7 +328,7 @@ class _Training:
             log=self.folder.absolute(),
             score=self.task.score,
             higher=self.task.higher,
-            device=_named(self.ranks.device),
+            device=_named(self.ranks),
         )
 
 
@@ -292,5 +342,7 @@ def _own_randomness(device: torch.device) -> Any:
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
-def _named(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def _named(those: ranks.Ranks) -> str:
+    device = those.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return name if those.world == 1 else f"{those.world} x {name}"

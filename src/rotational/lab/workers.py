@@ -56,22 +56,45 @@ class Event(Protocol):
 Tell: TypeAlias = Callable[[Word], None]
 
 
-def work(
-    jobs: Sequence[Job], *, processes: int, root: Path, data: Path | None, device: str, hear: Tell, stop: Event | None
-) -> None:
-    """Run the jobs, so many at a time; `hear` is called in this process with every word of theirs.
+class Crew(Protocol):
+    """Who runs jobs: so many at a time."""
 
-    Jobs whose time is measured (the Computed "step") run alone, after the others. `stop` is one of `stopping`.
-    """
-    timed = [job for job in jobs if isinstance(job, Computed) and job.name == "step"]
-    others = [job for job in jobs if job not in timed]
-    for batch, count in ((others, processes), (timed, 1)):
-        if batch and not (stop is not None and stop.is_set()):
-            _side_by_side(batch, min(count, len(batch)), root, data, device, hear, stop)
+    @property
+    def processes(self) -> int:
+        """Jobs at a time."""
+        ...
+
+    def stopping(self) -> AbstractContextManager[Event]:
+        """A flag for `work` that the user sets by Ctrl-C."""
+        ...
+
+    def work(self, jobs: Sequence[Job], root: Path, data: Path | None, hear: Tell, stop: Event) -> None:
+        """Run the jobs, or what of them is possible until `stop`; `hear` is called with every word of theirs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Processes of one thread each, on this machine."""
+
+    processes: int = 1
+    device: str = "cpu"
+
+    def stopping(self) -> AbstractContextManager[Event]:
+        """The first Ctrl-C sets the flag; the second raises KeyboardInterrupt, as ever."""
+        return interruptible(get_context("spawn").Event())
+
+    def work(self, jobs: Sequence[Job], root: Path, data: Path | None, hear: Tell, stop: Event) -> None:
+        """See `Crew`. Jobs whose time is measured (the Computed "step") run alone, after the others."""
+        timed = [job for job in jobs if isinstance(job, Computed) and job.name == "step"]
+        others = [job for job in jobs if job not in timed]
+        for batch, count in ((others, self.processes), (timed, 1)):
+            if batch and not stop.is_set():
+                _side_by_side(batch, min(count, len(batch)), root, data, self.device, hear, stop)
 
 
 def _side_by_side(
-    jobs: Sequence[Job], count: int, root: Path, data: Path | None, device: str, hear: Tell, stop: Event | None
+    jobs: Sequence[Job], count: int, root: Path, data: Path | None, device: str, hear: Tell, stop: Event
 ) -> None:
     context = get_context("spawn")
     words: Any = context.Queue()
@@ -82,7 +105,7 @@ def _side_by_side(
             futures = [pool.submit(_do, job, root, data, device) for job in jobs]
             while not all(f.done() for f in futures):
                 _listen(words, hear, 0.2)
-                if stop is not None and stop.is_set():
+                if stop.is_set():
                     for future in futures:
                         future.cancel()
             while _listen(words, hear, 0.05):
@@ -137,10 +160,18 @@ def _do(job: Job, root: Path, data: Path | None, device: str) -> None:
     perform(job, root, data, device, _words.put, lambda: stop is not None and stop.is_set())
 
 
-def perform(job: Job, root: Path, data: Path | None, device: str, tell: Tell, stop: Callable[[], bool]) -> None:
+def perform(
+    job: Job,
+    root: Path,
+    data: Path | None,
+    device: str,
+    tell: Tell,
+    stop: Callable[[], bool],
+    shard: bool = False,
+) -> None:
     """Run one job to its end, or until `stop`, and keep what came of it."""
     if isinstance(job, Run):
-        _train(job, root, data, device, tell, stop)
+        _train(job, root, data, device, tell, stop, shard)
     else:
         from rotational.lab.computed import compute
         from rotational.lab.shelf import Shelf
@@ -151,16 +182,18 @@ def perform(job: Job, root: Path, data: Path | None, device: str, tell: Tell, st
         tell(Word(job.key, "done", 1, 1, measured.seconds))
 
 
-def _train(run: Run, root: Path, data: Path | None, device: str, tell: Tell, stop: Callable[[], bool]) -> None:
-    from rotational.lab import tasks, train
+def _train(
+    run: Run, root: Path, data: Path | None, device: str, tell: Tell, stop: Callable[[], bool], shard: bool
+) -> None:
+    from rotational.lab import ranks, tasks, train
     from rotational.lab.store import Store, Taken
 
     store = Store(root)
-    begun, spoken, first = time.monotonic(), 0.0, -1
+    begun, spoken, first, loss = time.monotonic(), 0.0, -1, None
 
     def told(state: Any) -> None:
-        nonlocal spoken, first
-        now = time.monotonic()
+        nonlocal spoken, first, loss
+        now, loss = time.monotonic(), state.loss
         if first < 0:
             first = state.step - 1
         if now - spoken >= OFTEN:
@@ -168,27 +201,22 @@ def _train(run: Run, root: Path, data: Path | None, device: str, tell: Tell, sto
             tell(Word(run.key, "running", state.step, state.step - first, now - begun, state.loss))
 
     try:
-        with store.claim(run) as log:
+        with ranks.joined(device) as those, store.claim(run) as log:
             if store.result(run) is not None:  # another process ended it in the meantime
                 tell(Word(run.key, "done", run.steps))
                 return
-            outcome = train.train(run, tasks.build(run, data), log, tell=told, stop=stop, device=device)
+            those.agreed((run, log))  # the others wait for it in `together`
+            with those.together():
+                task = tasks.build(run, data)
+            outcome = train.train(run, task, log, tell=told, stop=stop, device=device, shard=shard)
             if outcome.result is None:
-                tell(Word(run.key, "stopped", outcome.step))
+                tell(Word(run.key, "stopped", outcome.step, loss=loss))
                 return
             store.keep(outcome.result)
     except (Taken, OSError, ValueError, TypeError) as error:
         tell(Word(run.key, "failed", said=str(error)))
         return
-    tell(Word(run.key, "done", run.steps, run.steps - max(first, 0), time.monotonic() - begun))
-
-
-# Ctrl-C -------------------------------------------------------------------------------------------------------
-
-
-def stopping() -> AbstractContextManager[Event]:
-    """A flag for `work` that the first Ctrl-C sets; the second raises KeyboardInterrupt, as ever."""
-    return interruptible(get_context("spawn").Event())
+    tell(Word(run.key, "done", run.steps, run.steps - max(first, 0), time.monotonic() - begun, loss))
 
 
 @contextmanager

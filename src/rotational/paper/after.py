@@ -31,8 +31,7 @@ ADAMC = Figure(
     section="later: Defazio 2025, arXiv 2506.02285",
     title="AdamC keeps norms flat",
     sentence="With weight decay that falls with lr, norms stay where they are along a schedule, and rotation is at "
-    "rest all the "
-    "way; with a constant one, norms lag behind.",
+    "rest all the way; with a constant one, norms lag behind.",
     tiny=_corrected(_base("tiny"), FEW),
     laptop=_corrected(_base("laptop"), SEEDS),
     paper=_corrected(_base("paper"), SEEDS),
@@ -80,8 +79,7 @@ REPLAY = Figure(
     section="later",
     title="Decayed and fixed norms coincide when their angles do",
     sentence="A network whose norms are held, turned by the angles that were measured in a run with weight decay, "
-    "learns like "
-    "that run: what decay does to a normalised network is the angle.",
+    "learns like that run: what decay does to a normalised network is the angle.",
     tiny=_replayed(_base("tiny"), FEW),
     laptop=_replayed(_base("laptop"), SEEDS),
     paper=_replayed(_base("paper"), SEEDS),
@@ -125,8 +123,7 @@ LAG = Figure(
     section="later",
     title="Rotation lags behind a cosine, as forecast",
     sentence="Norms cannot follow lr as it falls to 0, so that rotation late in a run lies far below the static "
-    "formula. The "
-    "forecast knows; a rotational variant that follows it turns as its baseline does.",
+    "formula. The forecast knows; a rotational variant that follows it turns as its baseline does.",
     tiny=_lagging(_base("tiny"), FEW),
     laptop=_lagging(_base("laptop"), SEEDS),
     paper=_lagging(_base("paper"), SEEDS),
@@ -185,8 +182,7 @@ OVERSHOOT = Figure(
     section="later",
     title="Warm-up, hidden in the overshoot",
     sentence="Without warm-up, neurons whose initial length is below that at rest turn too fast at first; that "
-    "overshoot is what "
-    "warm-up takes away, and what a run with held norms needs no warm-up for.",
+    "overshoot is what warm-up takes away, and what a run with held norms needs no warm-up for.",
     tiny=_overshot(_base("tiny").but(optimizer__lr=0.1, optimizer__weight_decay=0.1), 0.25, FEW),
     laptop=_overshot(_base("laptop").but(steps=600, optimizer__lr=0.1, optimizer__weight_decay=0.1), 0.25, SEEDS),
     paper=_overshot(_base("paper"), 0.025, SEEDS),

@@ -39,8 +39,7 @@ ASSUMPTIONS = Figure(
     section="G",
     title="Which assumptions of the random walk hold on real networks",
     sentence="Gradients of normalised layers are orthogonal to the weights; they are nearly independent from step to "
-    "step; what "
-    "Adam divides by varies inside a neuron.",
+    "step; what Adam divides by varies inside a neuron.",
     tiny=_probed(tiny_net(activation="leaky_relu"), tiny_words(), FEW),
     laptop=_probed(small(500, activation="leaky_relu").but(optimizer=Optimizer("adamw", 0.02, 0.5)), words(500), SEEDS),
     paper=_probed(
@@ -110,8 +109,7 @@ SENSITIVE = Figure(
     section="H",
     title="Weights whose scale matters",
     sentence="Without normalisation gradients have a radial part, which acts as weight decay of its own: with its "
-    "measured size added, "
-    "the same formula predicts rotation.",
+    "measured size added, the same formula predicts rotation.",
     tiny=_scales(
         tiny_images(12).but(model=Model("vgg_small", width=0.25), optimizer=_sgd, schedule=CONSTANT),
         1e-3,

@@ -150,3 +150,8 @@ def then(
 def rotational(run: Run, **options: Any) -> Run:
     """The rotational variant of a run, with the same hyperparameters."""
     return run.but(optimizer__rotational=True, **{f"optimizer__{k}": v for k, v in options.items()})
+
+
+def gained(run: Run) -> Run:
+    """The rotational variant, with a learnable gain for each output, as the paper gives transformers."""
+    return rotational(run.but(model=Model(run.model.name, **{**dict(run.model.options), "layers": "gained"})))

@@ -35,8 +35,7 @@ DYNAMICS = Figure(
     section="5.1, figures 4 and 5",
     title="Measured rotation and norms during training",
     sentence="Norms settle at different levels in different layers; rotation settles at one, which lr, weight decay "
-    "and "
-    "betas predict.",
+    "and betas predict.",
     tiny=_arms(tiny_net().but(optimizer=_SGD, schedule=CONSTANT), tiny_words(), FEW),
     laptop=_arms(small(1200).but(optimizer=_SGD, schedule=CONSTANT), words(1300), SEEDS),
     # 50 epochs at a constant lr; constant with warm-up for GPT.

@@ -43,7 +43,7 @@ IMBALANCE = Figure(
     sentence="Slowing a share of the neurons, with all else as it was, costs accuracy: as much as leaving those "
     "neurons out.",
     tiny=_imbalanced(tiny_images(16), (2.0, 10.0), 4, FEW),
-    laptop=_imbalanced(small(400, width=1.0), (2.0, 4.0, 10.0), 0.5, SEEDS),
+    laptop=_imbalanced(small(1000, width=1.0).but(optimizer__weight_decay=0.1), (2.0, 4.0, 10.0), 0.5, SEEDS),
     paper=_imbalanced(cifar(Model("resnet18"), 256).but(optimizer__lr=0.1), (2.0, 3.0, 5.0, 10.0), 0.5, SEEDS),
     panels=(
         Panel("Test accuracy over the factor", "sweep", _ACC, x=_F, arms=(_HALF, _BOTH), log_x=True),

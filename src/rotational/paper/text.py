@@ -10,8 +10,8 @@ from rotational.paper.base import (
     SEEDS,
     WARM,
     arm,
+    gained,
     openwebtext,
-    rotational,
     tiny_images,
     tiny_words,
     words,
@@ -21,22 +21,16 @@ _T, _W, _O = "Translation", "Words", "Web text"
 BASE, HELD, MORE = "AdamW", "rotational, zero-shot", "rotational, more weight decay"
 
 
-def _gained(run: Run) -> Run:
-    """The rotational variant, with a learnable gain for each output, as the paper gives transformers."""
-    options = {**dict(run.model.options), "layers": "gained"}
-    return rotational(run.but(model=Model(run.model.name, **options)))
-
-
 def _arms(translation: Run, more: float, wiki: Run, web: Run, web_lr: float, seeds: tuple[int, ...]) -> tuple[Arm, ...]:
     return (
         arm(f"{_T}: {BASE}", translation, seeds),
-        arm(f"{_T}: {HELD}", _gained(translation), seeds),
-        arm(f"{_T}: {MORE}", _gained(translation.but(optimizer__weight_decay=more)), seeds),
+        arm(f"{_T}: {HELD}", gained(translation), seeds),
+        arm(f"{_T}: {MORE}", gained(translation.but(optimizer__weight_decay=more)), seeds),
         arm(f"{_W}: {BASE}", wiki, seeds),
-        arm(f"{_W}: {HELD}", _gained(wiki), seeds),
+        arm(f"{_W}: {HELD}", gained(wiki), seeds),
         arm(f"{_O}: {BASE}", web, seeds),
-        arm(f"{_O}: {HELD}", _gained(web), seeds),
-        arm(f"{_O}: rotational, its own lr", _gained(web.but(optimizer__lr=web_lr)), seeds),
+        arm(f"{_O}: {HELD}", gained(web), seeds),
+        arm(f"{_O}: rotational, its own lr", gained(web.but(optimizer__lr=web_lr)), seeds),
     )
 
 
@@ -52,10 +46,10 @@ _translator = Run(
 )
 _fairseq = Run(
     Model("transformer"),
-    Data("iwslt14"),
+    Data("iwslt14", tokens=4096),
     Optimizer("adamw", lr=5e-4, weight_decay=1e-4, betas=(0.9, 0.98)),
     steps=22_000,
-    batch=128,
+    batch=1024,  # sentences at most; tokens decide
     schedule=Schedule("cosine", warmup=0.18),
     every=50,
     evaluations=20,

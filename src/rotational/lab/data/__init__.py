@@ -98,13 +98,17 @@ def multi30k(
     held: int = 0,
     beam: int = 5,
     smoothing: float = 0.1,
+    tokens: int = 0,
 ) -> Callable[[], Pairs]:
-    """Captions in German and English: 29,000 pairs; words in small letters, at most `most` of a language."""
+    """Captions in German and English: 29,000 pairs; words in small letters, at most `most` of a language.
+
+    With `tokens`, a batch is as many sentences as have so many (see `pairs.by_tokens`), and the run's batch their most.
+    """
     parts = (("train",), ("val", "valid"), ("test_2016_flickr", "test2016", "test"))
     source = "https://github.com/multi30k/dataset"
     return _pairs.aligned(
         "multi30k", ("multi30k",), parts, source, _pairs.lower_words, where,
-        least=least, most=most, longest=longest, held=held, beam=beam, smoothing=smoothing,
+        least=least, most=most, longest=longest, held=held, beam=beam, smoothing=smoothing, tokens=tokens,
     )  # fmt: skip
 
 
@@ -117,14 +121,18 @@ def iwslt14(
     held: int = 0,
     beam: int = 5,
     smoothing: float = 0.1,
+    tokens: int = 0,
 ) -> Callable[[], Pairs]:
-    """IWSLT14 German to English as fairseq's prepare-iwslt14.sh leaves it: words or subwords with spaces between."""
+    """IWSLT14 German to English as fairseq's prepare-iwslt14.sh leaves it: words or subwords with spaces between.
+
+    `tokens` as of `multi30k`; fairseq's recipe has 4096.
+    """
     names = ("iwslt14", "iwslt14.tokenized.de-en", "iwslt14/iwslt14.tokenized.de-en")
     parts = (("train",), ("valid", "val", "dev"), ("test",))
     source = "fairseq's examples/translation/prepare-iwslt14.sh, https://github.com/facebookresearch/fairseq"
     return _pairs.aligned(
         "iwslt14", names, parts, source, str.split, where,
-        least=least, most=most, longest=longest, held=held, beam=beam, smoothing=smoothing,
+        least=least, most=most, longest=longest, held=held, beam=beam, smoothing=smoothing, tokens=tokens,
     )  # fmt: skip
 
 

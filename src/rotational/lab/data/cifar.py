@@ -16,7 +16,8 @@ from torch import Tensor
 from rotational import _check
 from rotational.lab.data import tables
 from rotational.lab.data.found import MissingError, cached, folders, missing
-from rotational.lab.data.images import Images, Statistics, images, resized
+from rotational.lab.data.images import Images, images, resized
+from rotational.lab.data.mixing import Statistics
 
 STATISTICS: dict[str, Statistics] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from rotational.lab.data.found import folders, missing, needs
-from rotational.lab.data.images import Images, Statistics
+from rotational.lab.data.images import Images
+from rotational.lab.data.mixing import Mixing, Statistics
 from rotational.lab.models import ImageForm
 
 STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -46,20 +47,28 @@ class OnDisk:
 
 
 def imagenet(
-    where: Path | None, *, side: int = 224, limit: int = 0, held: int = 0, smoothing: float = 0.0
+    where: Path | None,
+    *,
+    side: int = 224,
+    limit: int = 0,
+    held: int = 0,
+    smoothing: float = 0.0,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    erasing: float = 0.0,
 ) -> Callable[[], Images]:
-    """ImageNet-1k as an image folder; the real validation set is the test set here, as is usual."""
+    """ImageNet-1k as an image folder; the real validation set is the test set here, as is usual. See `mixing`."""
     needs("imagenet", "PIL")
     for folder in folders(where, "imagenet", ("imagenet", "ImageNet", "imagenet-1k", "ILSVRC2012")):
         train, test = folder / "train", next((t for n in ("val", "test") if (t := folder / n).is_dir()), None)
         if train.is_dir() and test is not None and any(p.is_dir() for p in train.iterdir()):
-            return partial(_load, train, test, side, limit, held, smoothing)
+            return partial(_load, train, test, side, limit, held, smoothing, Mixing(mixup, cutmix, erasing))
     raise missing(
         "imagenet", where, "imagenet/train/CLASS/*.JPEG and imagenet/val/CLASS/*.JPEG", "https://image-net.org"
     )
 
 
-def _load(train: Path, test: Path, side: int, limit: int, held: int, smoothing: float) -> Images:
+def _load(train: Path, test: Path, side: int, limit: int, held: int, smoothing: float, mixing: Mixing) -> Images:
     classes = sorted(p.name for p in train.iterdir() if p.is_dir())
     paths, labels = _listed(train, classes)
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0))
@@ -78,6 +87,7 @@ def _load(train: Path, test: Path, side: int, limit: int, held: int, smoothing: 
         ImageForm(len(classes), 3, side),
         STATISTICS,
         smoothing,
+        mixing,
     )
 
 

@@ -12,10 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rotational.lab.data.mixing import NOTHING, Mixing, Statistics
 from rotational.lab.models import ImageForm
-
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each channel, of pixels between 0 and 1."""
 
 HELD_OUT = 0.1
 """Share of the training images that validation takes."""
@@ -51,7 +49,7 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """A data set of images; `smoothing` is the label smoothing of its training loss."""
+    """A data set of images; `smoothing` of labels and `mixing` of batches are of its training loss."""
 
     train: Pictures
     validation: Pictures
@@ -59,6 +57,7 @@ class Images:
     form: ImageForm
     statistics: Statistics
     smoothing: float = 0.0
+    mixing: Mixing = NOTHING
 
     def floats(self, pixels: Tensor) -> Tensor:
         """Normalised pixels as the models take them, on the device where they are."""

@@ -100,7 +100,14 @@ def _chain(context: int, vocabulary: int, length: int, held: int) -> Text:
 
 
 def reversal(
-    where: Path | None, *, words: int = 20, count: int = 2000, longest: int = 8, beam: int = 5, smoothing: float = 0.1
+    where: Path | None,
+    *,
+    words: int = 20,
+    count: int = 2000,
+    longest: int = 8,
+    beam: int = 5,
+    smoothing: float = 0.1,
+    tokens: int = 0,
 ) -> Callable[[], Pairs]:
     """Sentences of made-up words; a translation says other words in the opposite order."""
     _check.whole("Data('reversal')", "words", words)
@@ -116,6 +123,7 @@ def reversal(
             return [([f"a{w}" for w in s], [f"b{other[w]}" for w in s[::-1]]) for s in drawn]
 
         train, validation, test = said(count), said(100), said(100)
-        return pairs(train, validation, test, least=1, most=0, longest=longest, beam=beam, smoothing=smoothing)
+        settings = {"longest": longest, "beam": beam, "tokens": tokens}
+        return pairs(train, validation, test, least=1, most=0, smoothing=smoothing, **settings)
 
     return load

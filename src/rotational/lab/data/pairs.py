@@ -61,7 +61,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """A data set of translations; `beam` and `smoothing` (of labels) are of its task."""
+    """A data set of translations; `beam`, `smoothing` of labels and `tokens` of a batch are of its task."""
 
     train: Part
     validation: Part
@@ -70,10 +70,41 @@ class Pairs:
     form: PairForm
     beam: int = 5
     smoothing: float = 0.1
+    tokens: int = 0
 
     def written(self, symbols: Sequence[int]) -> str:
         """A target as text: words with spaces between them, subwords joined."""
         return joined(self.words[s] for s in symbols)
+
+
+def by_tokens(lengths: Tensor, order: Tensor, tokens: int, most: int) -> list[Tensor]:
+    """All sentences in batches of at most so many tokens, padding counted, and of at most `most` sentences.
+
+    Sentences of one length stand together, in the given order. Batches of 8 or more have a multiple of 8, as fairseq's
+    have (Ott et al. 2019, arXiv 1904.01038), so that they divide over processes; what fills no batch is left out.
+
+    Raises ValueError for a sentence of more than `tokens`.
+
+    >>> [b.tolist() for b in by_tokens(torch.tensor([3, 2, 2, 3]), torch.arange(4), tokens=6, most=9)]
+    [[1, 2], [0, 3]]
+    """
+    if int(lengths.max()) > tokens:
+        raise ValueError(
+            f"Data(tokens={tokens}): a sentence has {int(lengths.max())} tokens; give as many, or longest=."
+        )
+    order = order[lengths[order].argsort(stable=True)]
+    sizes, batches, begun = lengths[order].tolist(), list[Tensor](), 0
+    while begun < len(order):
+        fits = begun
+        while fits < len(order) and fits - begun < most and (fits + 1 - begun) * sizes[fits] <= tokens:
+            fits += 1
+        count = fits - begun
+        full = fits < len(order) or count == most or (count + 1) * sizes[-1] > tokens
+        count -= count % 8 if count > 8 else 0
+        if full or count % 8 == 0 or not batches:
+            batches.append(order[begun : begun + count])
+        begun += count
+    return batches
 
 
 def joined(words: Iterable[str]) -> str:
@@ -96,6 +127,7 @@ def pairs(
     held: int = 0,
     beam: int,
     smoothing: float,
+    tokens: int = 0,
 ) -> Pairs:
     """A data set from its words.
 
@@ -118,7 +150,7 @@ def pairs(
 
     words = ("<pad>", "<s>", "</s>", "<unk>", *known[1])
     form = PairForm(len(known[0]) + SPECIAL, len(known[1]) + SPECIAL)
-    return Pairs(part(kept), part(validation), part(test), words, form, beam, smoothing)
+    return Pairs(part(kept), part(validation), part(test), words, form, beam, smoothing, tokens)
 
 
 def _known(sentences: Iterable[list[str]], least: int, most: int) -> dict[str, int]:

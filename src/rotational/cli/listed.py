@@ -1,0 +1,91 @@
+"""`rotational reproduce --list`: every figure, what it takes at each scale, and how its claims came out last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+
+from rich import box
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from rotational.lab import ledger, reproduce
+from rotational.lab.declare import Run
+from rotational.lab.figures import SCALES, Figure, Scale
+from rotational.lab.ledger import Entry, Ledger
+from rotational.lab.progress import clock
+from rotational.lab.shelf import Shelf
+from rotational.lab.verdicts import Word
+from rotational.paper.base import SUBSTITUTES
+
+STYLES: Mapping[Word, str] = {"held": "green", "not held": "red", "undecided": "yellow", "not run": "dim"}
+
+
+def table(figures: Sequence[Figure], shelf: Shelf, *, whole: bool = False) -> Table:
+    """The figures, each with its title, or as a `whole` with its sentence; what the folder holds comes first."""
+    shipped = ledger.read(resources.files("rotational.paper").joinpath("measured.json").read_text(encoding="utf-8"))
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_caption(shipped, shelf), caption_justify="left")
+    made.add_column("figure", ratio=1, min_width=22)
+    for scale in SCALES:
+        made.add_column(scale, justify="right", no_wrap=True)
+    made.add_column("claims", no_wrap=True)
+    for figure in figures:
+        here, there = _here(figure, shelf), shipped.get(figure.name, {})
+        said = f"{figure.sentence} ({figure.section})" if whole else figure.title
+        made.add_row(
+            Group(Text(figure.name, "bold"), Padding(Text(said, "dim"), (0, 0, 0, 2))),
+            *(_cost(figure, scale, here.get(scale) or there.get(scale)) for scale in SCALES),
+            Text("\n").join(_outcomes(here, there)),
+        )
+    return made
+
+
+def _here(figure: Figure, shelf: Shelf) -> dict[Scale, Entry]:
+    """What the folder holds of a figure, with the data sets that it declares or those that stand in for them."""
+    versions = (figure, figure.with_data(SUBSTITUTES))
+    found: dict[Scale, Entry] = {}
+    for scale in SCALES:
+        if (state := reproduce.stored(versions, scale, shelf)) is not None:
+            found[scale] = ledger.entry(state)
+    return found
+
+
+def _cost(figure: Figure, scale: Scale, known: Entry | None) -> Text:
+    """Time of all runs, or their steps where nobody took the time; and how many there are."""
+    jobs = list(figure.jobs(scale))
+    steps = sum(job.steps for job in jobs if isinstance(job, Run))
+    if known is not None:
+        first = f"{'>' if known.missing else ''}{clock(known.seconds).lstrip('<' if known.missing else '')}"
+    else:
+        first = f"{_short(steps)} steps" if steps else ""
+    return Text.assemble(first, "\n", (f"{len(jobs)} runs", "dim"))
+
+
+def _outcomes(here: Mapping[Scale, Entry], there: Mapping[Scale, Entry]) -> Iterator[Text]:
+    """Lines for each scale that is judged: tiny runs that came with the package are too short to say anything."""
+    shipped = {scale: entry for scale, entry in there.items() if scale != "tiny"}
+    shown = {scale: entry for scale in SCALES if (entry := here.get(scale) or shipped.get(scale)) is not None}
+    for scale, entry in shown.items():
+        if list(shown) != ["laptop"] or here:
+            yield Text(f"{scale}{' here' if scale in here else ''}:", "dim")
+        yield from (Text(f"{n:>2} {word}", STYLES[word]) for word, n in entry.claims.items())
+
+
+def _caption(shipped: Ledger, shelf: Shelf) -> str:
+    dates = sorted(e.date for entries in shipped.values() for e in entries.values())
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "nowhere yet"
+    return (
+        "Times: all runs one after the other on one core; steps where nobody has taken it. Claims: at laptop scale. "
+        f"Measured {when}; here: in {shelf.store.root}."
+    )
+
+
+def _short(steps: int) -> str:
+    """A count of steps, as short as a table wants it.
+
+    >>> _short(950), _short(13500), _short(2764734)
+    ('950', '14k', '2.8M')
+    """
+    return str(steps) if steps < 1000 else f"{steps / 1000:.0f}k" if steps < 1e6 else f"{steps / 1e6:.1f}M"

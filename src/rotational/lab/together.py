@@ -1,0 +1,98 @@
+"""The processes that torchrun started, all at one run after the other.
+
+    torchrun --nproc-per-node 4 -m rotational reproduce control --scale paper --data DIR --device cuda
+
+The first of them does what `reproduce` does anywhere: it claims runs, keeps results, prints and writes pages. The
+others wait for the runs that it begins, and take their share of each.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rotational.lab import ranks, tasks, train, workers
+from rotational.lab.figures import Job
+from rotational.lab.workers import Crew, Event, Tell
+
+
+@dataclass(frozen=True)
+class End:
+    """No run comes after it; the exit code of all."""
+
+    code: int
+
+
+@dataclass(frozen=True)
+class Together:
+    """The crew of the first process: itself and those that follow it."""
+
+    device: str
+    shard: bool
+    processes: int = 1
+
+    def stopping(self) -> AbstractContextManager[Event]:
+        """A flag that Ctrl-C sets, and torchrun too, which passes signals on that came from the terminal already."""
+        return _asked()
+
+    def work(self, jobs: Sequence[Job], root: Path, data: Path | None, hear: Tell, stop: Event) -> None:
+        """See `Crew`: one job after the other; what needs no training the first process does alone."""
+        for job in jobs:
+            if stop.is_set():
+                return
+            workers.perform(job, root, data, self.device, hear, stop.is_set, self.shard)
+
+
+def run(device: str, data: Path | None, lead: Callable[[Crew], int], shard: bool = False) -> int:
+    """The exit code that `lead` gives with this crew, on all processes; those that follow never call it.
+
+    With `shard`, weights are spread over the processes; see `sharding`.
+
+    Raises ChildProcessError where a process ends in the middle of a run.
+    """
+    with ranks.joined(device) as those:
+        try:
+            if not those.first:
+                return _follow(those, device, data, shard)
+            code = lead(Together(device, shard))
+        except ranks.LostError as error:
+            traceback.print_exception(error.__cause__)
+            raise ChildProcessError(str(error)) from error
+        except BaseException:
+            those.agreed(End(2))
+            raise
+        those.agreed(End(code))
+        return code
+
+
+def _follow(those: ranks.Ranks, device: str, data: Path | None, shard: bool) -> int:
+    with _asked():  # the first process decides when to stop
+        while not isinstance(word := those.agreed(None), End):
+            run, log = word
+            try:
+                with those.together():
+                    task = tasks.build(run, data)
+                train.train(run, task, log, device=device, shard=shard)
+            except (OSError, ValueError, TypeError):
+                pass  # all processes have refused it, and the first one says why
+        return word.code
+
+
+@contextmanager
+def _asked() -> Generator[threading.Event]:
+    asked = threading.Event()
+
+    def ask(*_: object) -> None:
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
