@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler as lrs
 from torch.optim.swa_utils import SWALR
 
 from compare import assert_same
-from rotational import schedule
+from rotational import schedulers
 from rotational.schedule import read_scheduler
 
 STEPS = 60
@@ -158,7 +158,7 @@ def test_what_is_read_is_what_torch_does_bit_for_bit(case: str, setup: str, befo
 @pytest.mark.parametrize("setup", SETUPS)
 @pytest.mark.parametrize("case", SCHEDULERS)
 def test_a_long_run_is_read_in_stretches(case: str, setup: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "STRETCH", 7)
+    monkeypatch.setattr(schedulers, "STRETCH", 7)
     opt = SETUPS[setup]()
     scheduler = built(case, opt)
     some = read_scheduler(scheduler, STEPS, every=11)

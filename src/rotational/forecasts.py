@@ -180,7 +180,10 @@ def propagate(
     scale: np.ndarray | None = None,
     decays: np.ndarray | None = None,
 ) -> Forecast:
-    """The forecast of a checked setting; `scale` multiplies lr and `decays` the decay, an entry for each neuron."""
+    """The forecast of a checked setting; `scale` multiplies lr and `decays` the decay, an entry for each neuron.
+
+    lr may be courses [K, T], and `scale` then tells the mixture of each neuron, [K, G] (see `Told`).
+    """
     told = Told(setting, lr, decay, np.ones_like(setting.size) if scale is None else scale, steps, decays)
     _bounded(call, setting, told)
     notes: list[str] = []
@@ -340,11 +343,13 @@ def _count(call: str, steps: int, arrays: dict[str, np.ndarray | None]) -> int:
 def _bounded(call: str, setting: Setting, told: Told) -> None:
     """Refuse a decay that takes the whole weight in one step."""
     rule = setting.rule
-    taken = told.lr * told.decay if rule.decay == "coupled" else rule.shrink(told.lr, told.decay, told.top or None)
-    # every decay but the independent goes with lr
-    taken = taken * float(np.max(told.decays if rule.decay == "independent" else told.scale * told.decays))
     if rule.decay == "coupled" and not isinstance(rule.scale, Raw):
         return  # divided by the size of the gradient, it cannot take more than the rule's step
+    # every decay but the independent goes with lr
+    lr = told.most(told.decays)
+    taken = lr * told.decay if rule.decay == "coupled" else rule.shrink(lr, told.decay, float(np.max(lr)) or None)
+    if rule.decay == "independent":
+        taken = taken * float(np.max(told.decays))
     if np.max(taken) >= 1:
         at = int(np.argmax(taken))
         raise ValueError(
@@ -355,13 +360,12 @@ def _bounded(call: str, setting: Setting, told: Told) -> None:
 
 def _at_highest(call: str, setting: Setting, told: Told) -> np.ndarray:
     """E|w|^2 at the equilibrium of the highest lr."""
-    at = 0 if isinstance(told.lr, float) else int(np.argmax(told.lr))
-    push = told.at(at)
-    square, law = rest(setting, push)
+    at = told.highest
+    square, law = rest(setting, told.at(at))
     square = np.broadcast_to(square, setting.size.shape) + 0.0
     if not np.all(np.isfinite(square) & (law.loss > 0) & (square > 0) & (law.gain > 0)):
         raise ValueError(
-            f"{call}(norm=None): there is no equilibrium to start from at the highest lr, {told.top:g} (step {at}). "
-            "Give the initial norm."
+            f"{call}(norm=None): there is no equilibrium to start from at the highest lr, "
+            f"{float(np.max(told.peaks)):g} (step {at}). Give the initial norm."
         )
     return square

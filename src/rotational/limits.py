@@ -52,13 +52,13 @@ def notes(setting: Setting, told: Told, square: np.ndarray, path: Path) -> list[
 def _read(setting: Setting, told: Told, square: np.ndarray) -> _Run:
     rule, scale = setting.rule, setting.rule.scale
     with np.errstate(all="ignore"):
-        push = told.at(0 if isinstance(told.lr, float) else int(np.argmax(told.lr)))
+        push = told.at(told.highest)
         settled, law = rest(setting, push)
         apart = np.where(np.isfinite(settled) & (settled > 0), np.sqrt(square / settled), np.nan)
         # an update of entries of size one; RMSprop's first are larger, for v has only begun to fill
         unfilled = (1 - scale.beta) ** -0.5 if isinstance(scale, Rms) and not scale.unbiased else 1.0
-        lr = float(np.max(told.lr[:FIRST])) if isinstance(told.lr, np.ndarray) else told.lr
-        jump = lr * told.scale * unfilled * np.sqrt(setting.size / square)
+        lr = np.max([told.lr_at(t) for t in range(min(FIRST, told.steps))], axis=0)
+        jump = lr * unfilled * np.sqrt(setting.size / square)
         taken = np.nan_to_num(np.broadcast_to(law.delta, square.shape) + 0.0)
     return _Run(setting, jump, apart, taken / (1 - rule.memory.decay), taken)
 

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rotational import _check, runs, schedule, theory
+from rotational import _check, runs, schedulers, theory
 from rotational.control import Control
+from rotational.mixtures import mixtures
 from rotational.neurons import ROWS, Neurons
 from rotational.optim.recognise import recognise
 from rotational.outlook import Forecast
@@ -163,11 +164,11 @@ def predict(
         return Prediction(groups)
     steps = _check.whole("predict", "steps", steps)
     every = -(-steps // 2000) if every is None else _check.whole("predict", "every", every)
-    lrs: Sequence[tuple[runs.Lr, float]] = [(float(g["lr"]), 1.0) for g in optimizer.param_groups]
+    lrs: Sequence[tuple[runs.Lr, runs.Factor]] = [(float(g["lr"]), 1.0) for g in optimizer.param_groups]
     if scheduler is not None:
-        told = _of_lambdas(scheduler, steps)
+        told = _of_lambdas(scheduler, steps) or mixtures(scheduler, steps, call="predict")
         if told is None:
-            places, stretches = schedule.stretches(scheduler, steps, call="predict")
+            places, stretches = schedulers.stretches(scheduler, steps, call="predict")
             courses = runs.courses(stretches)
             told = [courses[place] for place in places]
         lrs = told
@@ -201,7 +202,7 @@ def predict(
     )
 
 
-def _of_lambdas(scheduler: Any, steps: int) -> list[tuple[runs.Lr, float]] | None:
+def _of_lambdas(scheduler: Any, steps: int) -> list[tuple[runs.Lr, runs.Factor]] | None:
     """Of torch's own LambdaLR each group's (course, factor): each function is called once a step, whatever the groups.
 
     torch sets base_lr * f(step), which a course of f and a factor of base_lr are to the last bit. None where that is

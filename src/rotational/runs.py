@@ -21,6 +21,10 @@ from rotational.rule import Rule
 from rotational.scale import Polar, Raw
 
 Lr = float | np.ndarray
+"""A number, one for each step, or courses [K, T] of which a group has a mixture."""
+
+Factor = float | np.ndarray
+"""What a group's lr is of that: a factor, or [K]."""
 
 
 class Kind(NamedTuple):
@@ -37,8 +41,8 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Planned:
-    """A param group: its rule, its lr at each step (times `scale`), and the neurons in it; `control` where rotation is
-    held. Groups that share an lr array are propagated together.
+    """A param group: its rule, its lr at each step (times `scale`, or a mixture of courses), and the neurons in it;
+    `control` where rotation is held. Groups that share an lr array are propagated together.
     """
 
     rule: Rule
@@ -47,12 +51,28 @@ class Planned:
     kinds: tuple[Kind, ...]
     control: Control | None = None
     taken: int = 0
-    scale: float = 1.0
+    scale: Factor = 1.0
 
     @property
     def top(self) -> float:
         """The highest lr."""
-        return self.scale * float(np.max(self.lr))
+        if isinstance(self.lr, np.ndarray) and self.lr.ndim == 2:
+            return float(np.max(self.scale @ self.lr))
+        return float(self.scale * np.max(self.lr))
+
+    @property
+    def still(self) -> bool:
+        """Whether lr is 0 at every step."""
+        return not any(
+            np.any(s) and np.any(x) for s, x in zip(np.ravel(self.scale), np.atleast_2d(self.lr), strict=True)
+        )
+
+    def at(self, step: np.ndarray) -> np.ndarray:
+        """lr of these steps, which count from 1."""
+        if not isinstance(self.lr, np.ndarray):
+            return np.full(len(step), self.scale * self.lr)
+        lr = self.lr[..., step - 1]
+        return np.asarray(self.scale) @ lr if lr.ndim == 2 else self.scale * lr
 
 
 class Outcome(NamedTuple):
@@ -157,7 +177,7 @@ def _lacks(group: Planned) -> str:
     raw, shaped = (isinstance(group.rule.scale, kind) for kind in (Raw, Polar))
     if not group.kinds:
         return "no neurons, nothing that rotates"
-    if group.top == 0:
+    if group.still:
         return "nothing moves"
     if not shaped and theory.depends_on_gradient(setting_of("predict", group.rule, _NOTHING, 1)):
         return GRADIENT
@@ -173,22 +193,25 @@ def _together(
 ) -> dict[tuple[int, int], tuple[Forecast, int] | str]:
     """For each neuron of a batch the forecast that holds it and its column there, or why there is none."""
     first, kinds = groups[members[0][0]], [groups[i].kinds[k] for i, k in members]
-    tops = np.array([groups[i].top for i, _ in members])
-    norms, notes = _norms(first, kinds, tops, shape)
+    norms, notes = _norms(groups, members, shape)
+    told = [groups[i] for i, _ in members]
+    # a number of each group's own is a multiple of 1
+    lr = first.lr if isinstance(first.lr, np.ndarray) else 1.0
+    scale = np.array([g.scale if isinstance(g.lr, np.ndarray) else g.scale * g.lr for g in told]).T
     arrays = {"norm": norms, "size": np.array([float(kind.size) for kind in kinds]), "gradient_norm": None}
     try:
         setting = setting_of("predict", first.rule, arrays, len(kinds), shape=shape)
         whole = propagate(
             "predict",
             setting,
-            first.lr,
+            lr,
             1.0,
             steps,
             norms,
             every,
             known=known(setting, arrays),
-            scale=tops / first.top * first.scale,
-            decays=np.array([groups[i].weight_decay for i, _ in members]),
+            scale=scale,
+            decays=np.array([g.weight_decay for g in told]),
         )
     except ValueError as error:
         own = {i: [member for member in members if member[0] == i] for i, _ in members}
@@ -205,19 +228,20 @@ def _together(
 
 
 def _norms(
-    group: Planned, kinds: Sequence[Kind], tops: np.ndarray, shape: Shape | None
+    groups: Sequence[Planned], members: Columns, shape: Shape | None
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """Initial norms, if they are known and tell something, and what is to be said of them."""
+    rule, kinds = groups[members[0][0]].rule, [groups[i].kinds[k] for i, k in members]
     given = [kind.norm for kind in kinds if kind.norm is not None]
     if len(given) < len(kinds):
         return None, ()
-    if isinstance(group.rule.scale, Raw):
+    if isinstance(rule.scale, Raw):
         return None, (NO_NORM,)
     if all(given):
         return np.array(given), ()
     norms = [
-        norm or _step(group.rule, top, kind.size, shape)
-        for norm, kind, top in zip(given, kinds, tops.tolist(), strict=True)
+        norm or _step(rule, groups[i].top, kind.size, shape)
+        for norm, kind, (i, _) in zip(given, kinds, members, strict=True)
     ]
     return np.array(norms), (ZERO,)
 
@@ -248,7 +272,7 @@ def _held(group: Planned, steps: int, every: int) -> Outcome:
     control = group.control
     assert control is not None
     step = np.arange(every, steps + 1, every) if steps >= every else np.array([steps])
-    lr = group.scale * (group.lr[step - 1] if isinstance(group.lr, np.ndarray) else np.full(len(step), group.lr))
+    lr = group.at(step)
     try:
         rotation = np.array(
             [

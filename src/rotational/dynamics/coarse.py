@@ -1,12 +1,14 @@
 """Many steps at once: the settled law integrated over blocks in which lr, decay and the norm hardly change.
 
 Within a block the law is linear in |w|^p (p = 4 where the gradient goes as 1/|w|, 2 where the length of the update is
-its own), and is solved exactly with its coefficients at the middle of the block, which half a block finds. A long
-block is as stable as a short one, so the end of a transient costs nothing. The second moment v follows in the same way.
+its own): it relaxes to a rest, which moves as lr and decay do. It is solved exactly with its coefficients at the middle
+of the block, which half a block finds, and a rest that moves evenly, as it did up to there. A long block is as stable
+as a short one, so the end of a transient costs nothing. The second moment v follows in the same way.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -19,6 +21,9 @@ from rotational.scale import Max, Rms
 
 CHANGE = 0.04
 """What |w|^2, v, lr and weight decay may change by in one block."""
+
+NEAR = 0.01
+"""How far |w|^2 may be from where it would rest without being on its way there."""
 
 
 class Slow(NamedTuple):
@@ -47,7 +52,9 @@ def law_at(setting: Setting, state: Slow, push: Push, t: Any) -> Balance:
     grows = (law.loss - law.gain / state.square) / 2 if setting.scale_invariant else 0.0 * state.square
     divided = _fresh(setting) / 2 * (second_at_rest(setting, state.square, q, 0.0) / state.second - 1)
     if isinstance(scale, Max):
-        divided = grows
+        # gradients that grow leave the maximum behind, as one that fades faster would be
+        divided, fades = grows, grows / -math.log(scale.beta) if 0 < scale.beta < 1 else 0.0 * grows
+        second = second * (1 + np.clip(fades, -0.5, 1.0)) ** -setting.fades_faster
     forgets = 1 - memory.decay
     if np.max(np.abs(grows) + np.abs(divided)) < 1e-3 * forgets:
         return law
@@ -61,58 +68,106 @@ def law_at(setting: Setting, state: Slow, push: Push, t: Any) -> Balance:
 
 
 def blocks(
-    setting: Setting, start: Slow, end: int, push_at: Callable[[int], Push], reach: Callable[[int], int]
+    setting: Setting,
+    start: Slow,
+    end: int,
+    push_at: Callable[[int], Push],
+    reach: Callable[[int], int],
+    change: Callable[[int, int], float],
 ) -> Iterator[Slow]:
     """States at the ends of blocks, from `start` to `end` steps.
 
-    `push_at(t)` is what is pushed after t steps; `reach(t)` how far lr and decay hardly change from there.
+    `push_at(t)` is what is pushed after t steps; `reach(t)` how far lr and decay hardly change from there, and
+    `change(t, then)` by what share they do.
     """
-    state, length = start, 1
+    state, length, last = start, 1, None
     while state.t < end:
         push = push_at(state.t)
-        law = law_at(setting, state, push, state.t + 1)
-        rate = float(np.max(np.abs(law.gain / state.square - law.loss)))
-        fresh = _fresh(setting)
-        if fresh:
-            q = setting.power(setting.total(state.square))
-            rest = second_at_rest(setting, state.square, q, push.coupled)
+        law, rest = law_at(setting, state, push, state.t + 1), _rest(setting, state.square, push)
+        apart = np.abs(law.gain / state.square - law.loss)
+        rate = float(np.max(np.where(apart > NEAR * law.loss, apart, 0.0)))
+        if fresh := _fresh(setting):
             rate = max(rate, fresh * float(np.max(np.abs(rest / np.maximum(state.second, 1e-300) - 1))))
         length = max(1, min(2 * length, reach(state.t) - state.t, end - state.t, int(CHANGE / max(rate, 1e-12))))
-        # the law at the beginning of the block will do to find its middle
-        half = _advance(setting, state, state, push, law, length / 2)
-        middle = half._replace(t=state.t + length // 2)
+        # the law at the beginning of the block, and how its rest has moved of late, will do to find the middle
+        level = _level(setting, law, state.square)
+        # In a block that is long beside the time to rest, a rest that moved with |w|^2 comes to stand, a told one not.
+        most = 2 * change(state.t, state.t + length) + 2 * CHANGE * np.exp(-_power(setting) / 2 * law.loss * length)
+        moves = 0.0 if last is None or len(last[1]) != len(level) else (level - last[1]) / (state.t - last[0]) * length
+        square, scatter = _advance(setting, state, state.square, law, length / 2, np.clip(moves, -most, most) / 2, 0.0)
+        middle = state._replace(t=state.t + length // 2, square=square, scatter=scatter)
         push = push_at(middle.t)
+        moved = _rest(setting, square, push) - rest
+        middle = middle._replace(second=_second(setting, state.second, rest, moved, length / 2))
         law = law_at(setting, middle, push, middle.t + 1)
-        state = _advance(setting, state, middle, push, law, length)._replace(t=state.t + length)
+        last = middle.t, _level(setting, law, square)
+        moves = np.clip(2 * (last[1] - level), -most, most)
+        square, scatter = _advance(setting, state, square, law, length, moves, 0.5)
+        moved = _rest(setting, square, push) - rest
+        state = Slow(state.t + length, square, _second(setting, state.second, rest, moved, length), scatter)
         if setting.nodes is not None and len(state.square) > 1 and alike(state.square) and alike(state.second):
             one, second = (setting.total(x)[None] for x in (state.square, state.second))
             state = state._replace(square=one, second=second)
         yield state
 
 
-def _advance(setting: Setting, state: Slow, middle: Slow, push: Push, law: Balance, length: float) -> Slow:
-    """`length` steps from `state`, with the coefficients of `middle`, whose law is `law`."""
-    power = 4 if setting.scale_invariant and not setting.bounded else 2
+def _level(setting: Setting, law: Balance, square: Number) -> Number:
+    """log |w|^p where the law would rest; 0 where it would not."""
+    rests = (law.gain > 0) & (law.loss > 0)
+    level = np.log(np.where(rests, law.gain, 1.0) / np.where(rests, law.loss, 1.0))
+    return np.where(rests, level + (_power(setting) / 2 - 1) * np.log(square), 0.0)
+
+
+def _power(setting: Setting) -> int:
+    return 4 if setting.scale_invariant and not setting.bounded else 2
+
+
+def _advance(
+    setting: Setting, state: Slow, square: Number, law: Balance, length: float, moves: Number, at: float
+) -> tuple[Number, Number]:
+    """(E|w|^2, scatter) after `length` steps from `state`.
+
+    `law` is that of E|w|^2 = `square`, at part `at` of the steps; its rest moves by the share `moves` in all of them.
+    """
+    power = _power(setting)
     rate = power / 2 * law.loss * length
-    grow = np.where(np.abs(rate) > 1e-12, -np.expm1(-rate) / np.where(rate == 0, 1.0, rate), 1.0)
-    level = middle.square ** (power / 2 - 1)
-    raised = state.square ** (power / 2) * np.exp(-rate) + power / 2 * level * law.gain * length * grow
-    square = raised ** (2 / power)
-    second = state.second
-    fresh = _fresh(setting)
-    if fresh:
-        q = setting.power(setting.total(middle.square))
-        rest = second_at_rest(setting, middle.square, q, push.coupled)
-        kept = np.exp(np.log1p(-fresh) * length)
-        if isinstance(setting.rule.scale, Max):
-            second = np.maximum(kept**2 * second, rest)
-        else:
-            second = rest + (second - rest) * kept
+    fading = _mean_fading(rate)
+    gain = law.gain * (fading + moves * (_ramp(rate) - at * fading))
+    raised = state.square ** (power / 2) * np.exp(-rate) + power / 2 * square ** (power / 2 - 1) * gain * length
     scatter = state.scatter
     if setting.scatters:
         rest = law.scatter.lengths
-        scatter = rest + (scatter - rest) * np.exp(-2 * np.maximum(law.loss, law.gain / middle.square) * length)
-    return Slow(state.t, square, second, scatter)
+        scatter = rest + (scatter - rest) * np.exp(-2 * np.maximum(law.loss, law.gain / square) * length)
+    return raised ** (2 / power), scatter
+
+
+def _second(setting: Setting, second: Number, rest: Number, moved: Number, length: float) -> Number:
+    """v after `length` steps in which its rest moves evenly from `rest` by `moved`."""
+    fresh = _fresh(setting)
+    if not fresh:
+        return second
+    moved = np.clip(moved, -2 * CHANGE * rest, 2 * CHANGE * rest)
+    kept = np.exp(np.log1p(-fresh) * length)
+    if isinstance(setting.rule.scale, Max):
+        return np.maximum(kept**2 * second, rest + moved / 2)  # the largest of late, which it still remembers
+    return rest + (second - rest) * kept + moved * fresh * length * _ramp(fresh * length)
+
+
+def _rest(setting: Setting, square: Number, push: Push) -> Number:
+    """Where v would rest, at this E|w|^2."""
+    return second_at_rest(setting, square, setting.power(setting.total(square)), push.coupled)
+
+
+def _mean_fading(rate: Number) -> Number:
+    """The mean of e^(-rate (1 - tau)) over a block, tau from 0 to 1."""
+    x = np.where(np.abs(rate) > 1e-12, rate, 1.0)
+    return np.where(np.abs(rate) > 1e-12, -np.expm1(-x) / x, 1.0)
+
+
+def _ramp(rate: Number) -> Number:
+    """The mean of tau e^(-rate (1 - tau)) over a block: what a rest that moves evenly counts for at its end."""
+    x = np.where(np.abs(rate) > 1e-3, rate, 1.0)
+    return np.where(np.abs(rate) > 1e-3, (1 - _mean_fading(x)) / x, 0.5 - rate / 6)
 
 
 def _fresh(setting: Setting) -> float:

@@ -29,6 +29,9 @@ from rotational.scale import Max
 CELL, POINTS = 0.1, 240
 """Width of a cell in log y, and how many: e^24 in all, as sizes of gradients may change by orders of magnitude."""
 
+SINGLE = np.float32
+"""What probabilities at a point are computed in: fast, and as exact as the series for them. Sums are double."""
+
 FOLLOWS, FADES, MOVES = 30, 0.015, 0.005
 """v is looked at afresh in every step at first, then after every thirtieth part of the steps so far, but before it
 fades by 1.5%, and whenever |g|^2 has changed by half a percent since."""
@@ -105,7 +108,8 @@ class FadingMaximum:
             self._below = np.zeros(self._grid.shape)
         matters = self._matters(spread, steady)
         grid, below = self._grid[..., matters], self._below[..., matters]
-        y = np.exp(grid)
+        y = np.exp(grid).astype(SINGLE)
+        spread, steady = spread.astype(SINGLE), steady.astype(SINGLE)
         if count > 1:  # all but the last, which fade on the way: each as the one in their middle
             below = below + (count - 1) * _log_between(y * beta ** (-count / 2), spread, steady)
         share, inverse = self._seen(grid, below, spread, steady, first=first)
@@ -117,7 +121,7 @@ class FadingMaximum:
         # What is remembered stands in v too, by the size that it had; gradients of many sizes are one of their mean.
         if self._setting.rule.memory.old and np.all(kept > 0):
             typical = self._squares / kept
-            spread = np.sqrt(np.asarray(typical / size + 0.0 * square))[..., None]
+            spread = np.sqrt(np.asarray(typical / size + 0.0 * square))[..., None].astype(SINGLE)
             others = np.minimum(below - _log_between(y, spread, steady), 0.0)
             old = self._seen(grid, others, spread, steady)[0] / typical
         return Look(q, coupled**2 * square, share / q, old, inverse / (q / size) ** 0.5)
@@ -135,13 +139,13 @@ class FadingMaximum:
         self, grid: np.ndarray, others: np.ndarray, spread: np.ndarray, steady: np.ndarray, *, first: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """(E g^2/v^2, E 1/v in units of g) of a gradient, `others` being log P(v' <= y) of all others on `grid`."""
-        apart = spread**2 / (spread**2 + steady**2)
+        apart = (spread**2 / (spread**2 + steady**2)).astype(np.float64)
         # where the gradient is the maximum, u is its sign, which follows the decay once that outweighs the noise
         sign = (apart * (1 - apart)) ** 0.5
         if first:
             return apart[..., 0], sign[..., 0]
         mass = np.diff(np.exp(others), axis=-1, prepend=0.0)
-        y = np.exp(grid - CELL / 2)  # where the mass of a cell is
+        y = np.exp(grid - CELL / 2).astype(SINGLE)  # where the mass of a cell is
         x, within = y / spread, _between(y, spread, steady)
         left = np.maximum(x - steady / spread, 0.0)
         beside = _within(left) if np.any(steady) else within
@@ -211,7 +215,7 @@ def _between(y: np.ndarray, spread: np.ndarray, steady: np.ndarray) -> np.ndarra
 
 
 def _log_between(y: np.ndarray, spread: np.ndarray, steady: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(_between(y, spread, steady), 1e-300))
+    return np.log(_between(y, spread, steady))
 
 
 def _plain(x: np.ndarray) -> Number:

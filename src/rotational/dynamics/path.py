@@ -22,6 +22,10 @@ SHORT = 6000
 """A run of up to so many steps is followed step by step."""
 
 
+AT_ONCE = 20_000
+"""Numbers that a law is read off for at once: few enough for what lies between to stay in the cache."""
+
+
 class Path(NamedTuple):
     """What was kept, an entry for each kept step [T] and neuron [T, G].
 
@@ -64,7 +68,7 @@ def settles(setting: Setting, told: Told) -> float:
 
     Memory and norm then move together, which no block follows.
     """
-    lr, decay = told.lr * float(np.max(told.scale)), told.decay * float(np.max(told.decays))
+    lr, decay = told.most(np.ones_like(told.decays)), told.decay * float(np.max(told.decays))
     memory = setting.rule.memory
     taken = (
         float(np.max(lr * decay)) * memory.total if setting.coupled else float(np.max(setting.rule.shrink(lr, decay)))
@@ -96,15 +100,15 @@ def follow(setting: Setting, told: Told, square: Array, every: int) -> Path:
     step = np.arange(every, told.steps + 1, every)
     if not len(step):
         step = np.array([told.steps])
-    lr, decay = told.kept(step)
+    kept = told.kept(step)
     shape = (len(step), len(square))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         setting = replace(setting, merged=_gentle(setting, told, square))
         parts = _walked(setting, told, square, step)
         before, after, gain, moved, scatter = (np.broadcast_to(x, shape) for x in parts)
         rotation = turn(before, after, gain, moved) * turning(setting, scatter)
-        static, settled, delta = _static(setting, told, lr, decay)
-        lr, decay = lr * told.scale, decay * told.decays
+        static, settled, delta = _static(setting, told, kept)
+    lr, decay = told.of_each(kept)
     q = setting.power(before)
     return Path(
         step=step,
@@ -128,7 +132,7 @@ def _gentle(setting: Setting, told: Told, square: Array) -> bool:
         return True
     memory, decay = setting.rule.memory, np.max(told.decay) * told.decays
     heavy = decay**2 * memory.total**2 / memory.autocovariance()[0]
-    settled, _ = rest(setting, told.push(told.top * told.scale, decay))
+    settled, _ = rest(setting, told.push(told.peaks, decay))
     return bool(max(np.max(heavy * w / setting.power(w)) for w in (square, settled)) < 0.005)
 
 
@@ -142,7 +146,7 @@ def _walked(setting: Setting, told: Told, square: Array, step: Array) -> list[Ar
         parts.append(rows)
         late = step[(step > stop) & (step <= then)]
         if len(late) or then < told.steps:
-            states = [state, *blocks(setting, state, then, told.at, told.reach)]
+            states = [state, *blocks(setting, state, then, told.at, told.reach, told.change)]
             state = states[-1]
             parts.append(_in_blocks(setting, told, states, late))
     parts = [part for part in parts if len(part)]
@@ -192,23 +196,32 @@ def _in_blocks(setting: Setting, told: Told, states: list[Slow], step: Array) ->
     if not len(step):
         return []
     times = np.array([state.t for state in states], dtype=np.float64)
+    columns = [
+        np.array(np.broadcast_arrays(*values))  # [states, (classes,) G]
+        for values in zip(*((s.square, s.second, s.scatter + 1e-300) for s in states), strict=True)
+    ]
+    parts = [_between(setting, told, times, columns, piece) for piece in _pieces(step, columns[0][0].size)]
+    return [np.concatenate(x) for x in zip(*parts, strict=True)]
+
+
+def _pieces(rows: Array, width: int) -> list[Array]:
+    """Rows of so many numbers, as many at a time as fit."""
+    return np.array_split(rows, math.ceil(len(rows) * width / AT_ONCE))
+
+
+def _between(setting: Setting, told: Told, times: Array, columns: list[Array], step: Array) -> list[Array]:
+    """What is kept of these steps, from the states at `times`."""
     at = np.clip(np.searchsorted(times, step - 1, side="right") - 1, 0, len(times) - 2)
     part = ((step - 1 - times[at]) / (times[at + 1] - times[at]))[:, None]
 
-    def between(values: list[Array]) -> Array:
-        stacked = np.array(np.broadcast_arrays(*values))  # [states, (classes,) G]
+    def between(stacked: Array) -> Array:
         if stacked.ndim == 3:
             stacked = np.moveaxis(stacked, 1, 0)
             return stacked[:, at] ** (1 - part) * stacked[:, at + 1] ** part
         return stacked[at] ** (1 - part) * stacked[at + 1] ** part
 
-    square = between([s.square for s in states])
-    second = between([s.second for s in states])
-    scatter = between([s.scatter + 1e-300 for s in states])
-    lr, decay = told.kept(step)
-    push = told.push(lr * told.scale, decay * told.decays)
-    if np.ndim(rises := told.rises(step - 1)):
-        push = push._replace(rises=rises[:, None])
+    square, second, scatter = map(between, columns)
+    push = told.push(*told.of_each(told.kept(step)))._replace(rises=told.rises(step - 1))
     law = law_at(setting, Slow(0, square, second, scatter), push, step[:, None])
     before = setting.total(square)
     gain = setting.total(law.gain - law.loss * square)
@@ -223,16 +236,21 @@ def _turned(setting: Setting, law: Balance, lengths: Array) -> Array:
     return turned(setting, law.scatter._replace(lengths=lengths, crossed=law.scatter.crossed * share), law.radial)
 
 
-def _static(setting: Setting, told: Told, lr: Array, decay: Array) -> tuple[Array, Array, Array]:
+def _static(setting: Setting, told: Told, kept: Array) -> tuple[Array, Array, Array]:
     """(rotation, E|w|^2, share of w taken off) at the equilibrium of each kept step, each [T, G]."""
-    pairs, where = np.unique(np.concatenate([lr, decay], axis=1), axis=0, return_inverse=True)
-    lr, decay = pairs[:, :1], pairs[:, 1:]
-    push = told.push(lr * told.scale, decay * told.decays)
-    square, law = rest(setting, push)
+    kept, where = np.unique(kept, axis=0, return_inverse=True)
+    parts = [_resting(setting, told, piece) for piece in _pieces(kept, len(told.decays))]
+    rotation, square, delta = (np.concatenate(x)[np.ravel(where)] for x in zip(*parts, strict=True))
+    return rotation, square, delta
+
+
+def _resting(setting: Setting, told: Told, kept: Array) -> tuple[Array, Array, Array]:
+    """The same where these are told, each row once."""
+    lr, decay = told.of_each(kept)
+    square, law = rest(setting, told.push(lr, decay))
     moved = law.noise + law.pull * square
     rotation = turn(square, square, 0.0 * square, moved) * turning(setting, turned(setting, law.scatter, law.radial))
     # a coupled decay of 0 is a tiny one in the law, which divides by it
     forms = np.isfinite(square) & (law.delta > 1e-100) & (lr > 0)
     rotation, square = np.where(forms, rotation, 0.0), np.where(forms, square, np.where(lr > 0, math.inf, np.nan))
-    back = np.ravel(where)
-    return rotation[back], square[back], np.broadcast_to(law.delta, square.shape)[back]
+    return rotation, square, np.broadcast_to(law.delta, square.shape)

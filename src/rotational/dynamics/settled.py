@@ -71,7 +71,9 @@ def balance(
             cross, rest, delta, along = 0.0 * square, 0.0 * square, shrink, lr
             for _ in range(12):  # the correlation of u and w, and what it makes of the decay
                 delta, along, rest = cautious(setting, shrink, lr, square, cross, amplitude2 * law.power)
-                cross = -along * amplitude2 * (law.tail(memory, 1 - delta) + lift)
+                before, cross = cross, -along * amplitude2 * (law.tail(memory, 1 - delta) + lift)
+                if np.all(np.abs(cross - before) <= 1e-12 * np.abs(cross)):
+                    break
             shrink, lr = delta, along
         else:
             rest = 0.0
@@ -119,12 +121,17 @@ def rest(setting: Setting, push: Push, memory: Memory | None = None) -> tuple[Nu
     square = 1.0 + 0.0 * (setting.gradient * setting.size * setting.target * push.lr * push.shrink * push.coupled)
     if setting.aims:
         square = square + np.square(setting.target)
+    slope, step, before = -power / 2, np.nan, np.nan
     with np.errstate(all="ignore"):
         for _ in range(100):
             q = setting.power(square)
             law = balance(setting, square, q, second_at_rest(setting, square, q, push.coupled), push, memory)
             off = np.where(law.loss > 0, np.log(np.maximum(law.gain, 1e-300) / (law.loss * square)), 1.0)
-            square = square * np.exp(np.clip(off * 2 / power, -60, 60))
+            # how `off` goes with log W, which for one power is -power/2 throughout
+            found = (off - before) / step
+            slope = np.where((found < -power / 8) & (found > -2 * power), found, slope)
+            step, before = np.clip(-off / slope, -60, 60), off
+            square = square * np.exp(step)
             if np.all(~(np.abs(off) > 1e-11)):
                 break
         q = setting.power(square)
