@@ -10,7 +10,7 @@ from faking import result
 from rotational.lab.declare import Computed, Data, Model, Optimizer, Run, grid
 from rotational.lab.figures import Arm, Claim, Figure, Panel, Then, named
 from rotational.lab.measures import Found, Measured, gather
-from rotational.lab.quantities import Difference, Largest, Of, Plateau, Quantity, Rank, Ratio, Share
+from rotational.lab.quantities import Across, Difference, Largest, Of, Plateau, Quantity, Rank, Ratio, Share
 from rotational.lab.shelf import COMPUTED, Shelf
 from rotational.lab.verdicts import counted, judge
 
@@ -62,6 +62,12 @@ def test_a_share_of_a_gap():
     e = Share(Difference(Of("c", "accuracy"), B), Difference(A, B)).estimate(f)
     assert e.value == pytest.approx((2.0 + 2.1 + 2.0) / (4.0 + 4.0 + 4.1))
     assert 0.4 < e.low < e.value < e.high < 0.6
+
+
+def test_across_a_sweep_is_its_geometric_mean():
+    f = found(a={(0.1, 0): 1.0, (0.2, 0): 4.0, (0.1, 1): 3.0, (0.2, 1): 3.0, (0.1, 2): 5.0})
+    assert Across("a", "accuracy").seeds(f) == pytest.approx({0: 2.0, 1: 3.0})
+    assert math.isnan(Across("a", "accuracy").seeds(found(a={(0.1, 0): 1.0, (0.2, 0): -1.0}))[0])
 
 
 def test_a_plateau_runs_between_the_points_where_the_measure_falls_below():

@@ -32,6 +32,11 @@ def linear(rows=40, size=70, seed=0, dtype=torch.float32):
     return p
 
 
+@pytest.fixture(autouse=True)
+def every_step_is_worth_threads(monkeypatch):
+    monkeypatch.setattr(native, "THREAD", 1)
+
+
 # Threads and processes ---------------------------------------------------------------------------------------
 
 
@@ -296,6 +301,24 @@ def test_gradients_may_lie_otherwise_and_weights_may_move():
         for opt in opts:
             opt.step()
     assert_same(p, q, 1e-6)
+
+
+@pytest.mark.skipif(not hasattr(torch.Tensor, "grad_dtype"), reason="this torch has no grad_dtype")
+@pytest.mark.parametrize(("stored", "given"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+@pytest.mark.parametrize("rung", ["native", "numba", "torch", "reference"])
+def test_gradients_of_another_precision_are_taken_in_the_weights_own(rung, stored, given):
+    p, q = linear(dtype=stored), linear(dtype=stored)
+    if why := refusal(rung, _part(p, stored)):
+        pytest.skip(why)
+    p.grad = None
+    p.grad_dtype = given
+    opts = [rotational.AdamW([x], weight_decay=0.1, fused=rung) for x in (p, q)]
+    for t in range(3):
+        p.grad = linear(seed=t, dtype=given).grad
+        q.grad = p.grad.to(stored)
+        for opt in opts:
+            opt.step()
+    assert_same(p, q)
 
 
 def test_autograd_sees_that_weights_have_changed():

@@ -15,7 +15,6 @@ from compare import assert_same
 from layouts import LAYOUTS, members
 from rotational.control import Control
 from rotational.kernels import foreach, pieces
-from rotational.kernels.foreach import Directions
 from rotational.kernels.pieces import Held, Piece
 from rotational.neurons import ROWS, WHOLE, Neurons
 from rotational.rotate import rotate
@@ -51,8 +50,7 @@ def again(piece, **fields):
 def step(batch, u, *, rotation=0.01, memory=0.9, center=True):
     """One step of the kernel; returns the pieces as they stand for the next."""
     batch = [again(p) for p in batch]
-    u = Directions(u, None, [1.0] * len(u))
-    foreach.rotate_(batch, u, rotation=rotation, memory=memory, center=center)
+    foreach.rotate_(batch, [x.clone() for x in u], rotation=rotation, memory=memory, center=center)
     return batch
 
 
@@ -152,13 +150,7 @@ def test_batches_change_nothing(center, dtype, monkeypatch):
         together = [again(p)._replace(g=x) for p, x in zip(together, u, strict=True)]
         sizes = []
         for batch in pieces.batches(together):
-            foreach.rotate_(
-                batch,
-                Directions([p.g for p in batch], None, [1.0] * len(batch)),
-                rotation=0.01,
-                memory=0.9,
-                center=center,
-            )
+            foreach.rotate_(batch, [p.g.clone() for p in batch], rotation=0.01, memory=0.9, center=center)
             sizes.append(len(batch))
     assert max(sizes) > 1
     assert len(sizes) > len(shapes) / 2

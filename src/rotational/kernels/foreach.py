@@ -1,7 +1,8 @@
-"""A step over lists of torch tensors, in place, with torch's foreach operations.
+"""A step over lists of torch tensors, in place, with torch's own operations.
 
-`directions` is the rule (gradient -> update direction); what is done with it is either `descend_`, the plain
-rule, or `rotate_`, which is `rotate.rotate` for many neurons. All are generic over memory, scale and neurons.
+The rule (gradient -> update direction) is `directions`, and where neurons turn `updates`, which for Adam on a CPU is
+torch's fused kernel. What is done with it is either `descend_`, the plain rule, or `rotate_`, which is
+`rotate.rotate` for many neurons. All are generic over memory, scale and neurons.
 
     w  weights     g  gradients     m  memory     v  second moments     c  filtered     u  directions
 """
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor
 
 from rotational.kernels.pieces import Held, Piece, batches
-from rotational.kernels.work import Part, Work, wide
-from rotational.memory import Memory
+from rotational.kernels.work import Part, Work, in_line, wide
+from rotational.memory import Memory, ema
 from rotational.rotate import rounding
 from rotational.rule import Rule
 from rotational.scale import Rms, Sign
@@ -77,36 +78,39 @@ def _piece(work: Work, i: int) -> Piece:
         assert part.rms is not None
         assert part.turns is not None
         held = Held(part.units, part.norm, part.rms, int(part.turns.item()))
-    return Piece(part.w, g, part.m, part.v, int(part.step.item()), part.fresh, held)
+    return Piece(part.w, in_line(g, part.w), part.m, part.v, int(part.step.item()), part.fresh, held)
 
 
 def _advance(work: Work, batch: list[Piece], turns: bool) -> None:
     """One step of a batch that turns, or of one that takes the plain rule."""
-    g = [x.g for x in batch]
+    # Low precision turns in single; the plain rule has torch's own arithmetic where it has torch's own state.
+    ready = [_widened(x) if turns or any(y.dtype is not x.w.dtype for y in _moments(x)) else x for x in batch]
+    g = [x.g for x in ready]
     if work.maximize:
         g = list(torch._foreach_neg(g))
     if coupled := work.coupled(turns):
         g = list(torch._foreach_add(g, [x.w for x in batch], alpha=coupled))
-    narrow = [any(s is not None and s.dtype is not x.w.dtype for s in (x.m, x.v)) for x in batch]
-    held, ready = batch, g
-    if any(narrow):  # moments of their own precision: worked on in the precision of the arithmetic
-        held = [_widened(x) if n else x for x, n in zip(batch, narrow, strict=True)]
-        ready = [x.to(wide(x.dtype)) if n else x for x, n in zip(g, narrow, strict=True)]
-    u = directions(work.rule, ready, held)
-    for x, y in zip(batch, held, strict=True):
-        if x is not y:
-            for to, moment in ((x.m, y.m), (x.v, y.v)):
-                if to is not None and moment is not None:
-                    store(to, moment, work.dither)
     if turns:
+        u = updates(work.rule, g, ready)
         rotate_(batch, u, rotation=work.rotation, memory=work.ema, center=work.center)
     else:
-        descend_(batch, u, lr=work.lr, kept=work.kept(turns))
+        descend_(batch, directions(work.rule, g, ready), lr=work.lr, kept=work.kept(turns))
+    for x, y in zip(batch, ready, strict=True):
+        for to, moment in zip(_moments(x), _moments(y), strict=True):
+            if to is not moment:
+                store(to, moment, work.dither)
+
+
+def _moments(piece: Piece) -> Tensors:
+    return [x for x in (piece.m, piece.v) if x is not None]
 
 
 def _widened(piece: Piece) -> Piece:
-    m, v = (None if x is None else x.to(wide(x.dtype), copy=True) for x in (piece.m, piece.v))
-    return piece._replace(m=m, v=v)
+    """In the precision of the arithmetic: as it is, or in copies."""
+    dtype = wide(piece.w.dtype)
+    g, m, v = (None if x is None else x.to(dtype) for x in (piece.g, piece.m, piece.v))
+    assert g is not None
+    return piece._replace(g=g, m=m, v=v)
 
 
 def store(to: Tensor, x: Tensor, dither: bool) -> None:
@@ -141,6 +145,50 @@ def directions(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Directions:
     torch._foreach_add_(root, rule.scale.eps)
     decay = rule.memory.decay if rule.memory.unbiased else 0.0
     return Directions(c, root, [1 - decay**x.steps for x in batch])
+
+
+def updates(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Tensors:
+    """u = scale(memory(g)), in memory of its own, for `rotate_` to use up; `m` and `v` are brought up to date."""
+    if _is_adam(rule) and all(_lies_together(x) for x in batch):
+        # One pass instead of seven: from zero, a step of lr = -1 arrives at u.
+        scale, steps = rule.scale, {n: torch.tensor(float(n)) for n in {x.steps for x in batch}}
+        assert isinstance(scale, Rms)
+        u = [torch.zeros_like(x) for x in g]
+        torch._fused_adamw_(
+            u,
+            g,
+            [x.m for x in batch if x.m is not None],
+            [x.v for x in batch if x.v is not None],
+            [],
+            [steps[x.steps] for x in batch],
+            lr=-1.0,
+            beta1=rule.memory.decay,
+            beta2=scale.beta,
+            weight_decay=0.0,
+            eps=scale.eps,
+            amsgrad=False,
+            maximize=False,
+        )
+        return u
+    c, root, bias = directions(rule, g, batch)
+    if root is None:
+        return [x.clone() for x in c]
+    torch._foreach_mul_(root, bias)
+    return list(torch._foreach_div(c, root))
+
+
+def _is_adam(rule: Rule) -> bool:
+    beta = rule.memory.decay
+    return isinstance(rule.scale, Rms) and rule.scale.unbiased and beta != 0 and rule.memory == ema(beta)
+
+
+def _lies_together(piece: Piece) -> bool:
+    """Whether torch's kernel for CPUs, which knows neither strides nor shards, may take it."""
+    w = piece.w
+    if type(w) not in (Tensor, torch.nn.Parameter) or w.device.type != "cpu":
+        return False
+    gaps = sum((n - 1) * s for n, s in zip(w.shape, w.stride(), strict=True)) + 1 - w.numel()
+    return not gaps and all(x.stride() == w.stride() for x in (piece.g, *_moments(piece)))
 
 
 def _remember(memory: Memory, g: Tensors, batch: Sequence[Piece]) -> Tensors:
@@ -185,29 +233,27 @@ def descend_(batch: Sequence[Piece], u: Directions, *, lr: float, kept: float) -
 
 
 class _Options(NamedTuple):
-    """What is the same for all neurons that turn in one go; `bias` is that of their directions."""
+    """What is the same for all neurons that turn in one go."""
 
     rotation: float
     turns: int
     memory: float
     center: bool
-    bias: float
 
 
 @torch.no_grad()
-def rotate_(batch: Sequence[Piece], u: Directions, *, rotation: float, memory: float, center: bool) -> None:
-    """`rotate.rotate` in place: `w` turns, `rms` is brought up to date, `u` is only read.
+def rotate_(batch: Sequence[Piece], u: Tensors, *, rotation: float, memory: float, center: bool) -> None:
+    """`rotate.rotate` in place: `w` turns, `rms` is brought up to date, `u` is used up.
 
     A neuron whose `norm` is 0 stays as it is until it has a length, which then becomes its norm.
     Low-precision weights are turned in single precision and rounded once, at the end.
     """
     # Rows of one size are one tall matrix; all else goes alone.
     alike: dict[tuple[_Options, int, torch.dtype, torch.device], list[tuple[Tensor, Tensor, Held]]] = {}
-    divided = u.c if u.root is None else list(torch._foreach_div(u.c, u.root))
-    for i, (piece, direction, bias) in enumerate(zip(batch, divided, u.bias, strict=True)):
+    for i, (piece, direction) in enumerate(zip(batch, u, strict=True)):
         assert piece.held is not None
         w, held = piece.w, piece.held
-        options = _Options(rotation, held.turns, memory, center, bias)
+        options = _Options(rotation, held.turns, memory, center)
         size = held.neurons.size(w.shape) if _in_rows(piece) else -1 - i
         alike.setdefault((options, size, w.dtype, w.device), []).append((w, direction, held))
     for (options, size, *_), members in alike.items():
@@ -244,32 +290,35 @@ def _turn_(w: Tensor, u: Tensor, within: tuple[int, ...], norm: Tensor, rms: Ten
     noise = rounding(precision.eps, torch.finfo(u.dtype).eps)
     length = _length(wide, within, size)
     torch.where(norm > 0, norm, length, out=norm)
-    mean = u.mean(within, keepdim=True, dtype=wide.dtype) if options.center else None
-    u = u.to(wide.dtype, copy=True) if mean is None else u - mean
     # u in units of its largest entry: squares of gradients of 1e-20 or 1e+20 do not exist in single precision.
-    scale = torch.maximum(u.amax(within, keepdim=True), -u.amin(within, keepdim=True))
-    u.div_(scale.clamp_min_(precision.tiny))
-    inverse = length.clamp_min(precision.tiny).reciprocal_()
-    along = (u * wide).sum(within, keepdim=True).mul_(inverse)
-    u.addcmul_(wide, along * inverse, value=-1)
+    u = u.to(wide.dtype)
+    scale = torch.maximum(u.amax(within, keepdim=True), u.amin(within, keepdim=True).neg_()).clamp_min_(precision.tiny)
+    u.div_(scale)
+    mean = u.mean(within, keepdim=True) if options.center else None
+    if mean is not None:
+        u.sub_(mean)
+    nonzero = length.clamp_min(precision.tiny)
+    along = (u * wide).sum(within, keepdim=True).div_(nonzero)
+    u.addcmul_(wide, along / nonzero, value=-1)
     left = _length(u, within, size)
     # By Pythagoras, |u|^2 is what is left, what lay along w and, C times squared, the mean.
     whole = torch.hypot(left, along)
     if mean is not None:
-        whole = torch.hypot(whole, mean / scale * size**0.5)
-    still = left <= noise * whole
+        torch.hypot(whole, mean.mul_(size**0.5), out=whole)
+    still = left <= whole.mul_(noise)
     left.masked_fill_(still, 0.0)
-    scale.div_(options.bias)
-    torch.hypot(rms * options.memory**0.5, left * scale * (1 - options.memory) ** 0.5, out=rms)
+    tangent = left * scale
+    torch.hypot(rms.mul_(options.memory**0.5), tangent * (1 - options.memory) ** 0.5, out=rms)
     if options.rotation == 0.0:
         return  # nothing turns, and nothing is rounded either
     # NaN passes all these tests and is seen in the weights, as it is with torch's own optimizers.
-    still |= norm * length == 0
-    step = scale / rms * (options.rotation * (1 - options.memory**options.turns) ** 0.5)
-    stretch = norm / torch.hypot(step * left, torch.ones_like(step))
-    # w' = n N(w/|w| - step u); the two are orthogonal, and their lengths are known
-    wide.mul_((stretch * inverse).masked_fill_(still, 1.0))
-    wide.addcmul_(u, (stretch * step).masked_fill_(still, 0.0), value=-1)
+    still |= length == 0
+    slope = tangent.div_(rms).mul_(options.rotation * (1 - options.memory**options.turns) ** 0.5)
+    # w' = n N(w/|w| - slope u/|u|); the two are orthogonal, and their lengths are known
+    stretch = slope.square().add_(1.0).rsqrt_().mul_(norm)
+    slope.mul_(stretch).div_(left)
+    wide.mul_(stretch.div_(nonzero).masked_fill_(still, 1.0))
+    wide.addcmul_(u, slope.masked_fill_(still, 0.0), value=-1)
     if wide is not w:
         w.copy_(wide)
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rotational.kernels import native
-from rotational.kernels.native import APPLY, FLAT, SUM, TASK, TASK_ROW, Native, Table
+from rotational.kernels.native import APPLY, FLAT, SUM, TASK_ROW, Native, Table
 from rotational.kernels.work import Part, Work
 
 FINISH, COUNT = FLAT + 1, FLAT + 2
@@ -71,11 +71,11 @@ class _Plan(Table):
         self._count = count
 
     def run(self, threads: int) -> None:
-        """Take the step. Small ones are over before a second thread has woken up."""
+        """Take the step."""
         from rotational.kernels import jit_memory, jit_tasks
 
         scratch = self._scratch
-        threads = max(1, min(threads, self.total // TASK + 1))
+        threads = self.worth(threads)
         while len(scratch) < threads:
             scratch.append(np.empty(jit_memory.BYTES + 64, np.uint8))
         places = [x.ctypes.data + -x.ctypes.data % 64 for x in scratch]  # a vector never lies across two cache lines

@@ -26,9 +26,10 @@ LIBRARY = Path(__file__).with_name("_native.so")
 ABI = 1
 """Of c/table.h; a library of another number was built from other sources."""
 
-SCRATCH, LANES, TASK, SHARE, CLOSE = 32768, 1024, 32768, 16384, 64
+SCRATCH, LANES, TASK, SHARE, CLOSE, THREAD = 32768, 1024, 32768, 16384, 64, 1 << 19
 """As in c/passes.h: weights and neurons of a box. Then weights of a task, of a share of a long neuron, and how many
-must lie together for memory to be read well."""
+must lie together for memory to be read well; and weights for which a thread is woken up, which takes as long as 150,000
+of them."""
 
 MOST = 4
 """Tables that an optimizer keeps, for what is measured in some steps and not in others."""
@@ -219,8 +220,12 @@ class Table:
         return [w for w, g in pairs if g is not None], grads
 
     def run(self, threads: int) -> None:
-        """Take the step. Small ones are over before a second thread has woken up."""
-        library().rotational_step(*self._arguments, max(1, min(threads, self.total // TASK + 1)))
+        """Take the step."""
+        library().rotational_step(*self._arguments, self.worth(threads))
+
+    def worth(self, threads: int) -> int:
+        """How many of these threads to use: small steps are over before a second one has woken up."""
+        return max(1, min(threads, self.total // THREAD + 1))
 
 
 _DTYPE = attrgetter("dtype")

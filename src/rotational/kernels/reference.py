@@ -140,6 +140,6 @@ class Reference:
         fixed = Fixed(work.rule, part.units, work.ema, work.center, -1.0 if work.maximize else 1.0, part.fresh)
         held = State(part.w, part.m, part.v, part.norm, part.rms)
         before = State(*(None if x is None else x.to(dtype) for x in held))  # pyright: ignore[reportArgumentType]
-        for to, x in zip(held, self.advance(before, g.to(dtype), numbers, fixed), strict=True):
+        for to, x in zip(held, self.advance(before, g.to(part.w.dtype).to(dtype), numbers, fixed), strict=True):
             if to is not None and x is not None:
                 store(to, x, work.dither and to is not part.w)

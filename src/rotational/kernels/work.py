@@ -46,7 +46,7 @@ class Work:
     """One step of a param group, on one rung.
 
     parts         the same list for as long as nothing about its parameters changes
-    grads         their gradients; None where a parameter takes no step
+    grads         their gradients, taken in the precision of their weights; None where a parameter takes no step
     rotation      to hold, in radians; `ema` is the factor of the mean that holds it
     dither        round moments that are stored in bfloat16 at random
     foreach       whether plain torch may take parameters together

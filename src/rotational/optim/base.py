@@ -199,8 +199,9 @@ class RotationalOptimizer(Optimizer):
         self._asked = {}
         for bound in filter(None, self._bounds):
             for i, p in enumerate(bound.group["params"]):
-                if p in neurons and p.grad is not None and bound.measures(i, neurons[p]):
-                    self._asked[p] = neurons[p], torch.empty(4, neurons[p].count(p.shape))
+                units = neurons.get(p)
+                if units is not None and p.grad is not None and (count := bound.measured(i, units)) is not None:
+                    self._asked[p] = units, torch.empty(4, count)
         return {p: table for p, (_, table) in self._asked.items()}
 
     def _gradients(self, group: Group) -> list[Tensor | None]:

@@ -167,11 +167,11 @@ class Bound:
             part.fresh = False
         self._fresh.clear()
 
-    def measures(self, i: int, neurons: Neurons) -> bool:
-        """Whether the step of parameter i can write down how these neurons of it change."""
+    def measured(self, i: int, neurons: Neurons) -> int | None:
+        """How many neurons of parameter i its step can write down; None where it cannot, or not for these."""
         part = self._parts[i]
         if part is None or self._rungs[i] not in MEASURING or part.w.dtype is not torch.float32:
-            return False
-        if part.units is not None:
-            return (part.units.axes, part.units.split) == (neurons.axes, neurons.split)
-        return layout(neurons, part.shape, part.stride) is not None
+            return None
+        if part.units is not None and part.norm is not None:
+            return part.norm.numel() if (part.units.axes, part.units.split) == (neurons.axes, neurons.split) else None
+        return neurons.count(part.shape) if layout(neurons, part.shape, part.stride) is not None else None

@@ -6,10 +6,11 @@
 
 #define SCRATCH 32768  /* directions that a thread holds */
 #define LANES 1024     /* neurons whose numbers it holds */
-#define SHORT 512      /* shorter rows share a loop over their weights */
+#define SHORT 256      /* shorter rows share a loop over their weights */
 #define FEW 512        /* terms of a row that are added up in single precision, eight at a time */
+#define ASKED 256      /* weights that memory is asked for at once, */
+#define AHEAD 1024     /* and how many before they are needed */
 #define LONG 64        /* the same of a column */
-#define BLOCK 16384    /* weights of short rows, or of the plain rule, that are gone over at once */
 #define ALONE __attribute__((noinline)) /* a loop that needs all registers for itself */
 /* Keeps a loop over a handful of weights from becoming one over vectors, whose ends would cost more than it. */
 #define NARROW __asm__ volatile("")
@@ -38,22 +39,45 @@ typedef struct {
 
 typedef void First(const Job *, const Numbers *, int64_t from, int64_t count, float *u, Sums *sums, int64_t lane);
 
+/* Processors foresee four arrays of one precision by themselves, and asking only holds them up; with fewer arrays, or
+ * narrower ones, they leave memory idle for a third of the time. */
+INLINE int foreseen(int weights, int moments, int scale) { return weights == F32 && moments == F32 && scale == RMS; }
+
+INLINE void ask(const Job *job, int64_t at, int weights, int moments, int scale, int remembers) {
+    int wide = weights == F32 ? 4 : 2, narrow = moments == F32 ? 4 : 2;
+    for (int64_t i = at * wide; i < (at + ASKED) * wide; i += 64) {
+        __builtin_prefetch((const char *)job->g + i);
+        __builtin_prefetch((const char *)job->w + i);
+    }
+    for (int64_t i = at * narrow; i < (at + ASKED) * narrow; i += 64) {
+        if (remembers) __builtin_prefetch((const char *)job->m + i);
+        if (scale == RMS) __builtin_prefetch((const char *)job->v + i);
+    }
+}
+
 INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t count, float *restrict u, Sums *sums,
                   int64_t lane, int weights, int moments, int scale, int remembers, int keep) {
     /* Copies, which no store can change: they stay in registers. */
     const Job here = *at, *job = &here;
     const Numbers own = *numbers, *n = &own;
     uint32_t mark = ((uint32_t)from + n->seed) * GOLDEN; /* counted beside i, and so never multiplied */
+    int alone = foreseen(weights, moments, scale);
+    int64_t most = alone ? FEW : ASKED;
     if (!sums) {
+        for (int64_t block = 0; block < count; block += most) {
+            int64_t end = count - block < most ? count : block + most;
+            if (!alone) ask(job, from + block + AHEAD, weights, moments, scale, remembers);
 #pragma GCC ivdep
-        for (int64_t i = 0; i < count; i++, mark += GOLDEN)
-            u[i] = direction(job, n, from + i, mark, load(job->w, from + i, weights), weights, moments, scale, remembers,
-                             keep);
+            for (int64_t i = block; i < end; i++, mark += GOLDEN)
+                u[i] = direction(job, n, from + i, mark, load(job->w, from + i, weights), weights, moments, scale,
+                                 remembers, keep);
+        }
         return;
     }
     double su = 0, sw = 0, suu = 0, sww = 0, suw = 0;
-    for (int64_t block = 0; block < count; block += FEW) {
-        int64_t end = count - block < FEW ? count : block + FEW;
+    for (int64_t block = 0; block < count; block += most) {
+        int64_t end = count - block < most ? count : block + most;
+        if (!alone) ask(job, from + block + AHEAD, weights, moments, scale, remembers);
         float fu = 0, fw = 0, fuu = 0, fww = 0, fuw = 0;
 #pragma GCC ivdep
         for (int64_t i = block; i < end; i++, mark += GOLDEN) {

@@ -115,11 +115,11 @@ static void second_of(const Work *work, const Task *box) {
 /* What is asked for of each neuron: angle, new norm, length of the change, its radial share. */
 static void measure(const Job *job, int64_t lane, double length, double forward, double side) {
     int64_t all = job->outer * job->lanes;
-    double update = hypot(forward - length, side);
+    double change = forward - length, update = sqrt(change * change + side * side);
     job->out[lane] = (float)(length == 0 ? 0 : atan2(side, forward));
-    job->out[all + lane] = (float)hypot(forward, side);
+    job->out[all + lane] = (float)sqrt(forward * forward + side * side);
     job->out[2 * all + lane] = (float)update;
-    job->out[3 * all + lane] = (float)(length == 0 || update == 0 ? 0 : (forward - length) / update);
+    job->out[3 * all + lane] = (float)(length == 0 || update == 0 ? 0 : change / update);
 }
 
 /* Turn: keep the length, and go by `rotation` on average along what is left of u without its radial part and mean. */
@@ -213,8 +213,7 @@ static void foresee(const Job *job, int64_t next) {
 
 static void tile(const Work *work, const Task *task) {
     const Job *job = work->job;
-    int64_t size = job->segments * job->run, room = size < BLOCK && job->segments == 1 ? BLOCK : SCRATCH;
-    int64_t fit = room / size, most = fit < LANES ? fit : LANES;
+    int64_t fit = SCRATCH / (job->segments * job->run), most = fit < LANES ? fit : LANES;
     Task box = *task;
     for (int64_t end = task->lane + task->lanes; box.lane < end; box.lane += box.lanes) {
         box.lanes = end - box.lane < most ? end - box.lane : most;
@@ -228,8 +227,8 @@ static void tile(const Work *work, const Task *task) {
 
 static void flat(const Work *work, const Task *task) {
     between_plain(work, 0, 1);
-    for (int64_t at = task->run_from, end = at + task->run_count; at < end; at += BLOCK) {
-        int64_t count = end - at < BLOCK ? end - at : BLOCK;
+    for (int64_t at = task->run_from, end = at + task->run_count; at < end; at += SCRATCH) {
+        int64_t count = end - at < SCRATCH ? end - at : SCRATCH;
         work->keep(work->job, &work->numbers, at, count, work->mine->u, 0, 0);
         apply(work->job, at, &work->mine->coefficients, work->mine->u, 1, count);
     }
