@@ -3,6 +3,7 @@
     Of            a measure of an arm, at its best point where the arm is a sweep
     Difference    a - b              Ratio     a / b, by geometric means
     Share         a / b of two means, such as the part of a gap that is closed: Fieller's interval
+    Across        a measure of an arm, by the geometric mean over all points of its sweep
     Plateau       the range of a sweep's axis over which its measure is near the best, as a factor
     Rank          Spearman's correlation of a measure with a sweep's axis
     Largest       the largest of some quantities, seed by seed
@@ -63,6 +64,26 @@ class Of(Quantity):
         points = [p for p in found.points(self.arm) if all(at(p.run, k) == v for k, v in self.at)]
         point = best(points, self.by or self.measure)
         return {seed: m.scalar(self.measure) for seed, m in point.seeds.items()}
+
+
+@dataclass(frozen=True)
+class Across(Quantity):
+    """A positive measure of one arm, by its geometric mean over all points of the sweep: what does not hang on one."""
+
+    arm: str
+    measure: str
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.arm,)
+
+    def seeds(self, found: Found) -> dict[int, float]:
+        """The mean, for each seed that all points have."""
+        points = found.points(self.arm)
+        common = [seed for seed in points[0].seeds if all(seed in p.seeds for p in points)]
+        values = {seed: [p.seeds[seed].scalar(self.measure) for p in points] for seed in common}
+        return {seed: statistics.geometric(row) for seed, row in values.items()}
 
 
 @dataclass(frozen=True)

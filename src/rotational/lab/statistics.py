@@ -107,6 +107,17 @@ def mean(values: Sequence[float]) -> float:
     return sum(finite) / len(finite) if finite else math.nan
 
 
+def geometric(values: Sequence[float]) -> float:
+    """Geometric mean; NaN unless all are positive.
+
+    >>> round(geometric([1.0, 4.0]), 9)
+    2.0
+    """
+    if not values or not all(x > 0 for x in values):
+        return math.nan
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
 def rank(x: Sequence[float], y: Sequence[float]) -> float:
     """Spearman's correlation of ranks, ties at their mean rank: 1 where y rises with x throughout; NaN where flat.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rotational.lab.declare import Data, Model, Optimizer, Run
 from rotational.lab.figures import Arm, Claim, Figure, Panel, Then
-from rotational.lab.quantities import Difference, Of, Ratio, Share
+from rotational.lab.quantities import Across, Difference, Of, Ratio, Share
 from rotational.paper.base import FEW, SEEDS, arm, cifar, rotational, small, then, tiny_net
 
 _LR, _WD = "optimizer__lr", "optimizer__weight_decay"
@@ -80,6 +80,11 @@ ADAM = Figure(
             expected="about 30",
         ),
         Claim(
+            "So it does over the two grids, by the geometric mean of their points",
+            Ratio(Across(_L2, "layer spread"), Across(_W, "layer spread")),
+            low=3,
+        ),
+        Claim(
             "AdamW is better than Adam+L2",
             Difference(Of(_W, _ACC), Of(_L2, _ACC)),
             low=0,
@@ -95,6 +100,15 @@ ADAM = Figure(
             "So does balancing them at their own average rotation (an arm that the paper does not have)",
             Share(Difference(Of(_OWN, _ACC), Of(_L2, _ACC)), Difference(Of(_W, _ACC), Of(_L2, _ACC))),
             low=0.5,
+        ),
+        *(
+            Claim(
+                f"{name}, is better than Adam+L2 at its best",
+                Difference(Of(name, _ACC), Of(_L2, _ACC)),
+                low=0,
+                expected="about 1 point",
+            )
+            for name in (_BALANCED, _OWN)
         ),
     ),
 )
