@@ -3,7 +3,8 @@
 python docs/reproduction.py            writes the page, a picture for each panel, and measured.json
 python docs/reproduction.py --check    exits with 1 where they are not what the stored results say
 python docs/reproduction.py --ledger   writes measured.json alone
-python docs/reproduction.py --take DIR copies the results that `rotational reproduce --out DIR` made
+python docs/reproduction.py --take DIR copies what figures ask for from `rotational reproduce --out DIR`, and removes
+                                       what none asks for any more
 python docs/reproduction.py --tiny DIR takes what such a folder says at tiny scale, of which nothing is stored, into it
 """
 
@@ -73,16 +74,23 @@ def main() -> int:
 
 
 def take(folder: Path) -> int:
-    """Copy results, and nothing but results, that the repository does not have."""
-    count = 0
-    for name in (RESULT, COMPUTED):
-        for source in sorted(folder.glob(f"*/{name}")):
-            target = STORED / source.parent.name / name
-            if not target.exists():
+    """Copy what the figures ask for and the repository does not have; remove what they no longer ask for."""
+    shelf = Shelf(folder, STORED)
+    for figure in FIGURES:
+        for scale in SCALES[1:]:
+            shelf.found(figure, scale)
+    taken = 0
+    for key in sorted(shelf.keys):
+        for name in (RESULT, COMPUTED):
+            source, target = folder / key / name, STORED / key / name
+            if source.is_file() and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
-                count += 1
-    print(f"{count} results taken")
+                taken += 1
+    old = [f for f in STORED.iterdir() if f.is_dir() and f.name not in shelf.keys]
+    for kept in old:
+        shutil.rmtree(kept)
+    print(f"{taken} results taken, {len(old)} removed that no figure asks for any more")
     return 0
 
 

@@ -42,6 +42,11 @@ class Shelf:
             self._read[job.key] = found
         return self._read[job.key]
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Of all results that were asked for and found."""
+        return frozenset(self._read)
+
     def put(self, measured: Measured) -> None:
         """Keep the numbers of a computation; raises FileExistsError where they are."""
         assert isinstance(measured.run, Computed)

@@ -25,9 +25,9 @@ PARITY = 0.5
 
 
 def _pair(name: str, run: Run, seeds: tuple[int, ...], few: Run | None = None) -> tuple[Arm, ...]:
-    held = gained(run) if run.model.name in TRANSFORMERS else rotational(run)
-    arms = (arm(f"{name}: {BASE}", run, seeds), arm(f"{name}: {HELD}", held, seeds))
-    return arms if few is None else (*arms, arm(f"{name}: {FEW_SHOT}", rotational(few), seeds))
+    held = gained if run.model.name in TRANSFORMERS else rotational
+    arms = (arm(f"{name}: {BASE}", run, seeds), arm(f"{name}: {HELD}", held(run), seeds))
+    return arms if few is None else (*arms, arm(f"{name}: {FEW_SHOT}", held(few), seeds))
 
 
 def _parity(name: str, expected: str = "") -> Claim:
@@ -49,14 +49,19 @@ def _bars(title: str, *names: str, few: bool = False) -> Panel:
 _SMALL, _LARGE, _VIT = "CIFAR-10, small batch", "CIFAR-10, large batch", "Vision transformer"
 
 
-def _adamw(small_batch: Run, large: Run, few: Run, vit: Run, seeds: tuple[int, ...]) -> tuple[Arm, ...]:
-    return (*_pair(_SMALL, small_batch, seeds), *_pair(_LARGE, large, seeds, few), *_pair(_VIT, vit, seeds))
+def _adamw(small_batch: Run, large: Run, few: Run, vit: Run, vit_few: Run, seeds: tuple[int, ...]) -> tuple[Arm, ...]:
+    return (*_pair(_SMALL, small_batch, seeds), *_pair(_LARGE, large, seeds, few), *_pair(_VIT, vit, seeds, vit_few))
 
 
 _vit = small(800).but(
     model=Model("vit", patch=4, width=48, blocks=2, heads=3),
     optimizer=Optimizer("adamw", lr=4e-3, weight_decay=2.0),
     batch=64,
+)
+
+_deit = imagenet(Model("deit_tiny"), 1024, 300).but(
+    data=Data("imagenet", smoothing=0.1, mixup=0.8, cutmix=1.0, erasing=0.25),
+    optimizer=Optimizer("adamw", lr=1e-3, weight_decay=0.05),
 )
 
 CONTROL = Figure(
@@ -70,6 +75,7 @@ CONTROL = Figure(
         tiny_images().but(batch=64),
         tiny_images().but(batch=64, optimizer__weight_decay=1.0),
         tiny_net(),
+        tiny_net().but(optimizer__weight_decay=1.0),
         FEW,
     ),
     laptop=_adamw(
@@ -77,22 +83,22 @@ CONTROL = Figure(
         small(300).but(batch=256, optimizer__lr=0.04),
         small(300).but(batch=256, optimizer__lr=0.04, optimizer__weight_decay=1.0, schedule__shape="cosine2"),
         _vit,
+        # The same rotation, with gains that move 8 times as far.
+        _vit.but(optimizer__lr=0.032, optimizer__weight_decay=0.25),
         SEEDS,
     ),
     paper=_adamw(
         cifar(),
         cifar(batch=2048).but(optimizer__lr=0.16),
         cifar(batch=2048).but(optimizer__lr=0.16, optimizer__weight_decay=0.08, schedule__shape="cosine2"),
-        imagenet(Model("deit_tiny"), 1024, 300).but(
-            data=Data("imagenet", smoothing=0.1, mixup=0.8, cutmix=1.0, erasing=0.25),
-            optimizer=Optimizer("adamw", lr=1e-3, weight_decay=0.05),
-        ),
+        _deit,
+        _deit.but(optimizer__weight_decay=0.2),
         SEEDS,
     ),
     panels=(
         _bars("Test accuracy, small batch", _SMALL),
         _bars("Test accuracy, large batch", _LARGE, few=True),
-        _bars("Test accuracy, vision transformer", _VIT),
+        _bars("Test accuracy, vision transformer", _VIT, few=True),
         Panel(
             "Rotation, small batch",
             "lines",
@@ -114,6 +120,16 @@ CONTROL = Figure(
             low=-PARITY,
         ),
         _parity(_VIT),
+        Claim(
+            f"{_VIT}: with other hyperparameters it is no more than {PARITY} points behind",
+            Difference(Of(f"{_VIT}: {FEW_SHOT}", "accuracy"), Of(f"{_VIT}: {BASE}", "accuracy")),
+            low=-PARITY,
+        ),
+    ),
+    remarks=(
+        "Few-shot is four times the weight decay in the paper. The small vision transformer has the same rotation and "
+        "gains that move 8 times as far: it begins with the paper's standard deviation of 0.02, a seventh of what its "
+        "width asks for, and where lengths are held only the gains can make up for that.",
     ),
 )
 
