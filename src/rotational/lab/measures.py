@@ -41,6 +41,7 @@ MEASURES: Mapping[str, Measure] = {
     "layer spread": Measure("rotation, fastest over slowest layer"),
     "norm spread": Measure("norm, longest over shortest layer"),
     "neuron spread": Measure("rotation of neurons, p95 over p5, median layer"),
+    "neuron imbalance": Measure("that, less 1: 0 where all turn alike"),
     "overshoot": Measure("peak of rotation over that at rest at the full lr"),
     "norm drift": Measure("norm, largest over smallest in the second half"),
     "norm travel": Measure("that, less 1"),

@@ -62,6 +62,7 @@ def _rotation(result: Result) -> dict[str, float]:
     predicted = np.array([x.predicted for x in layers])
     norm = np.array([x.norm for x in layers])
     total, told = (math.sqrt(float(np.average(v**2, weights=weights))) for v in (rotation, predicted))
+    spread = float(np.median([x.spread for x in layers]))
     return {
         "rotation": total,
         "predicted": told,
@@ -69,7 +70,8 @@ def _rotation(result: Result) -> dict[str, float]:
         "off": 100 * float(np.max(np.abs(rotation / predicted - 1))) if told else math.nan,
         "layer spread": float(rotation.max() / rotation.min()),
         "norm spread": float(norm.max() / norm.min()),
-        "neuron spread": float(np.median([x.spread for x in layers])),
+        "neuron spread": spread,
+        "neuron imbalance": spread - 1,
         "norm": math.sqrt(float(np.average(norm**2, weights=weights))),
     }
 

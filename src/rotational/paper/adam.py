@@ -157,6 +157,14 @@ STANDARDIZATION = Figure(
         ),
         *(
             Claim(
+                f"With {how} that spread, less the 1 of equal neurons, falls at least 3-fold",
+                Ratio(Of(_LN, "neuron imbalance", by=_ACC), Of(name, "neuron imbalance", by=_ACC)),
+                low=3,
+            )
+            for name, how in ((_WS, "standardized weights"), (_RV, "the rotational variant"))
+        ),
+        *(
+            Claim(
                 f"{name} is better than layer norm alone, each at its best lr",
                 Difference(Of(name, _ACC), Of(_LN, _ACC)),
                 low=0,
