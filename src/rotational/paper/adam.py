@@ -5,7 +5,7 @@ from __future__ import annotations
 from rotational.lab.declare import Data, Model, Optimizer, Run
 from rotational.lab.figures import Arm, Claim, Figure, Panel, Then
 from rotational.lab.quantities import Across, Difference, Of, Ratio, Share
-from rotational.paper.base import FEW, SEEDS, arm, cifar, rotational, small, then, tiny_net
+from rotational.paper.base import FEW, MORE_SEEDS, SEEDS, arm, cifar, rotational, small, then, tiny_net
 
 _LR, _WD = "optimizer__lr", "optimizer__weight_decay"
 
@@ -54,7 +54,7 @@ ADAM = Figure(
         ((8e-3, 1.6e-2), (2e-4, 1e-3, 4e-3)),
         (2e-2, 0.1),
         1e-3,
-        SEEDS,
+        MORE_SEEDS,
     ),
     paper=_adam(
         cifar(Model("resnet18"), 256),
@@ -62,7 +62,7 @@ ADAM = Figure(
         (tuple(2.0**k * 1e-4 for k in range(1, 7)), tuple(2.0**k * 1e-5 for k in range(-1, 6))),
         (1.25e-2, 8e-2),
         1e-5,
-        (0, 1, 2, 3, 4),
+        MORE_SEEDS,
     ),
     panels=(
         Panel("Test accuracy", "heat", _ACC, x=_LR, y=_WD, arms=(_W, _L2)),

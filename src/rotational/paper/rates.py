@@ -7,6 +7,7 @@ from rotational.lab.figures import Arm, Claim, Figure, Panel
 from rotational.lab.quantities import Difference, Of, Plateau, Ratio, Share
 from rotational.paper.base import (
     FEW,
+    MORE_SEEDS,
     SEEDS,
     arm,
     cifar,
@@ -115,7 +116,7 @@ WARMUP = Figure(
         small(300).but(batch=256, optimizer=Optimizer("sgd", lr=0.1, weight_decay=5e-4)),
         (0.2, 0.8, 3.2, 12.8),
         0.3,
-        SEEDS,
+        MORE_SEEDS,
     ),
     paper=_warmed(
         imagenet(batch=8192, epochs=90).but(optimizer=_sgd),
