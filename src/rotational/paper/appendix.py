@@ -117,9 +117,10 @@ SENSITIVE = Figure(
         FEW,
     ),
     laptop=_scales(
-        small(400).but(model=Model("vgg_small", width=0.5), optimizer=_sgd, schedule=CONSTANT),
-        1e-3,
-        (0.01, 0.02),
+        # With a product of 1e-3 plain weights decay to nothing before they learn.
+        small(1000).but(model=Model("vgg_small", width=0.5), optimizer=_sgd, schedule=CONSTANT),
+        2.5e-4,
+        (0.05, 0.1),
         SEEDS,
     ),
     paper=_scales(
