@@ -43,7 +43,6 @@ EARLY, LATE, SIGNS = 0.05, 0.02, 0.03
 # was measured; None where the deviation is so large that no number is promised. docs/theory.md says why.
 FLAT = "constant or steps"
 WEAK: dict[tuple[str, float, float, str], tuple[float | None, float | None]] = {
-    ("nadamw", 1e-2, 0.1, FLAT): (0.075, 0.025),
     ("adamw cautious", 1e-2, 10.0, FLAT): (EARLY, 0.035),
     ("adamw cautious", 1e-2, 10.0, "cosine"): (EARLY, 0.03),
     ("adam+l2", 1e-2, 0.1, FLAT): (EARLY, 0.035),
@@ -64,7 +63,6 @@ WEAK: dict[tuple[str, float, float, str], tuple[float | None, float | None]] = {
     ("rmsprop centered", 1e-3, 10.0, "cosine"): (0.15, None),
     ("adamax", 1e-2, 0.1, FLAT): (None, LATE),
     ("adamax", 1e-3, 0.1, FLAT): (0.30, 0.025),
-    ("lion", 1e-2, 10.0, FLAT): (EARLY, 0.038),
     ("lion cautious", 1e-2, 0.1, FLAT): (0.06, 0.13),
     ("lion cautious", 1e-2, 10.0, FLAT): (EARLY, 0.06),
     ("lion cautious", 1e-2, 0.1, "cosine"): (0.06, 0.15),

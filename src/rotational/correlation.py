@@ -34,8 +34,8 @@ class Correlation:
 
     The amplitude is |c| for a raw step, |c|/sqrt(v) for one divided by its RMS, and for a sign or an orthogonal
     factor a constant: sqrt(C), or the RMS length of a row. `decay` is what the noise of the second moment multiplies
-    a coupled decay by. `lift` and `spread` are what a sign adds for scale-invariant gradients, to be divided by the
-    size C of the neuron: to H, and to the relative square of the rotation (see `_signs`).
+    a coupled decay by. `lift` and `spread` are of signs of scale-invariant gradients, to be divided by the size C of
+    the neuron: what multiplies the sum that adds to H (`lifted`), and what adds to the relative square of the rotation.
     """
 
     power: float = 1.0
@@ -62,6 +62,20 @@ class Correlation:
         rho, poles = r1 / r0, zip(self.weights, self.powers, self.extras, strict=True)
         return sum((w * rho**n / (1 - d * memory.decay**n * e) for w, n, e in poles), 0.0 * d)
 
+    def lifted(self, memory: Memory, d: Any = 1.0) -> Any:
+        """What the sign of a gradient that was orthogonal to w adds to H at rest, times C (see `_signs`).
+
+        Each remembered gradient counts as far as w is still near what it was: <w_t, w_{t+j}>/W = d^j + repeated
+        sum_{i<j} d^i decay^(j-1-i), where `repeated` = -lr E<w, u>/W.
+        """
+        if not self.lift:
+            return 0.0 * d
+        (r0, r1), beta, tail = memory.autocovariance(), memory.decay, self.tail(memory, d)
+        repeated = (1 - d**2) * tail / (self.power + 2 * d * tail)
+        near = (d + repeated / (1 - beta**4)) / (1 - d * beta**3)
+        kept = (memory.old * memory.inflow) ** 2 * beta
+        return self.lift * r1 / (r0 * (1 - d * beta)) * (memory.new**2 + kept * near) / r0
+
 
 @lru_cache(maxsize=256)
 def correlation(rule: Rule, shape: Shape | None = None) -> Correlation:
@@ -86,10 +100,11 @@ def _signs(memory: Memory) -> Correlation:
     """Signs of two normals of correlation rho agree with correlation (2/pi) asin(rho).
 
     A scale-invariant gradient is orthogonal to w, but its sign is not. Two effects of order 1/C follow, both
-    confirmed by simulation from C = 32 up. The weights moved since a remembered gradient was made, which
-    pushes them outward: lift = (2/pi) sum_j h_j^2/r_0 sum_{k>j} rho_k/sqrt(1 - rho_k^2), h the impulse
-    response. And v = 1 - 2/pi of the sign's power is radial: it does not turn the neuron (-v), and makes
-    norms scatter by its share f of the diffusion (+2f).
+    confirmed by simulation from C = 32 up. A remembered gradient was small where weights were large then, which
+    pushes them outward: for normal w (`dynamics.avoided`) H grows by (2/pi) sum_j h_j^2/r_0 sum_{k>j} rho_k, h the
+    impulse response. Weights are not normal beside the last few updates, and rho_k becomes rho_k/sqrt(1 - rho_k^2);
+    `lift` is 2/pi times what that changes in the sum. And v = 1 - 2/pi of the sign's power is radial: it does not
+    turn the neuron (-v), and makes norms scatter by its share f of the diffusion (+2f).
     """
     r0, r1 = memory.autocovariance()
     rho, v = r1 / r0, 1 - 2 / math.pi
@@ -98,8 +113,8 @@ def _signs(memory: Memory) -> Correlation:
     rhos = rho * powers  # rho_1, rho_2, ...
     share = 1 - 2 / math.pi * (1 + 2 * float(rhos.sum())) / (1 + 4 / math.pi * float(np.arcsin(rhos).sum()))
     response = np.concatenate(([memory.new], memory.old * memory.inflow * powers[:-1])) ** 2 / r0
-    beyond = np.cumsum((rhos / np.sqrt(1 - rhos**2))[::-1])[::-1]
-    lift = 2 / math.pi * float(response @ beyond)
+    beyond, linear = (np.cumsum(x[::-1])[::-1] for x in (rhos / np.sqrt(1 - rhos**2), rhos))
+    lift = 2 / math.pi * float(response @ beyond) / float(response @ linear) if rho else 0.0
     exponents, weights = arcsine()
     used = [i for i, n in enumerate(exponents) if i == 0 or weights[i] * rho**n > 1e-6]
     return Correlation(

@@ -99,13 +99,6 @@ def _first_steps(run: _Run) -> Limit:
             "100 steps rotation was found off by up to 120%, the norm by 5%",
             run.jump > 0.7,
         )
-    memory = setting.rule.memory
-    if isinstance(scale, Rms) and memory.new > memory.inflow:
-        return (
-            "Without warm-up weights outgrow their first gradients, of which NAdam's v holds only a few: in the first "
-            "100 steps rotation was found off by up to 8%, the norm by 2.5%",
-            run.jump > 1.0,
-        )
     return "", False
 
 
@@ -126,11 +119,6 @@ def _far(run: _Run) -> Limit:
             "A cautious decay is followed as if weights and updates were normal and linear: from norms ten times too "
             "large, rotation was found off by up to 4% until the norm settles",
             above & (run.taken > 2e-3),
-        )
-    if signs and rule.decay != "coupled":
-        return (
-            "From a norm far too large, rotation of so small a neuron was found off by up to 4% until the norm settles",
-            above & (run.heavy > 0.2) & (run.setting.size < 64) & run.setting.known,
         )
     if isinstance(rule.scale, Rms) and rule.decay == "coupled":
         return (

@@ -17,11 +17,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
+
 from rotational.correlation import inverse_root, inverse_square
+from rotational.dynamics.filling import NOISY, Filling, lasts
 from rotational.dynamics.maximum import FadingMaximum
 from rotational.dynamics.setting import Divided, Number, Setting
 from rotational.memory import Filter
 from rotational.scale import Max, Rms
+
+ALONE = Filter(1.0, 0.0, 0.0)
+"""No memory: a gradient that is divided before it is remembered."""
 
 
 class Divisor(Protocol):
@@ -46,6 +52,14 @@ class Divisor(Protocol):
         """What this update makes of each pole."""
         ...
 
+    def crossed(self) -> Number | None:
+        """E<w, u> for a u of length 1, where it is known beside the poles."""
+        ...
+
+    def leave(self, kept: Number, lr: Number) -> None:
+        """Take in that weights kept the share `kept`, and moved along -u by `lr`."""
+        ...
+
     def hold(self, second: Number, q: Number) -> None:
         """Be as `second` is for long, with gradients of E|g|^2 = `q`."""
         ...
@@ -65,6 +79,11 @@ class RunningRms:
         self._excess = 0.0 if scale.kurtosis is None else scale.kurtosis - 1
         self._variance: Number = 0.0
         self._lag: Number = 0.0  # (kurtosis-1)/2 times the mean share in v of what this update shares with the next
+        plain = not (setting.coupled or setting.drift or scale.centered)
+        self._exact = lasts(scale.beta) if plain and scale.kurtosis is not None else 0
+        self._filling: Filling | None = None
+        self._crossed: Number | None = None
+        self._left, self._unit = zero, zero
 
     def step(
         self, t: int, now: Filter, kept: Number, gradient: Divided, mean2: Number, square: Number, lr: Number
@@ -87,12 +106,20 @@ class RunningRms:
             root = root * ((1 + 0.8 * r) / (1 + r)) ** 0.5
             bend = bend * ((1 + 0.8 * r) / (1 + r)) ** 0.5
         factor = scale.rectification(t) / root if not scale.first else scale.rectification(t)
+        if t == 1 and self._exact:
+            self._filling = Filling(self._memory.decay, beta, self._excess + 1, q)
         variance = 0.0
         if scale.kurtosis is not None:
             self._squares = beta**2 * self._squares + fresh**2 * q**2
             variance = self._excess * self._squares / v**2
+        if self._filling is not None and (t > self._exact or np.max(variance) < NOISY):
+            self._filling = self._crossed = None
         if scale.first:  # white still, and no second pole
-            q = q / root**2 * inverse_square(variance - self._excess * fresh * q / v)
+            if self._filling is None:
+                spread = inverse_square(variance - self._excess * fresh * q / v)
+            else:
+                spread = self._filling.take(ALONE, q)[0] * v / q
+            q = q / root**2 * spread
             return Divided(q, self._decayed(lam, t, lr / root) / root, gradient.mean / root, factor, 1.0, factor, bend)
         spread = 1.0
         if scale.kurtosis is not None:
@@ -107,18 +134,33 @@ class RunningRms:
                 lag = (now.inflow * now.new * fresh * q**2 + now.old * decay * aged) / (shared * v)
                 self._lag = self._excess * lag / (2 + self._excess * lag / 2)
             self._both = decay**2 * aged + now.inflow**2 * fresh * q**2
+            if self._filling is not None:
+                self._unit = factor * v**0.5
+                power, crossed, left = self._filling.take(now, q)
+                spread, self._crossed = power * v / sigma2, crossed * (v / sigma2) ** 0.5
+                self._left = left * v**0.5 / shared
         return Divided(q, self._decayed(lam, t, lr / root), gradient.mean, factor, spread, factor, bend)
 
     def writes(self) -> tuple[Number, Number]:
         """For the poles of the memory alone, and of memory and v together."""
+        plain = inverse_root(self._variance) - self._lag if self._crossed is None else self._left
         return (
-            inverse_root(self._variance) - self._lag,
+            plain,
             self._scale.beta * self._v * (self._variance / 4 - self._lag),
         )
 
     def reads(self) -> tuple[Number, Number]:
         """Of the same two."""
         return inverse_root(self._variance), 1 / self._v
+
+    def crossed(self) -> Number | None:
+        """While v holds few squares (see `filling`)."""
+        return self._crossed
+
+    def leave(self, kept: Number, lr: Number) -> None:
+        """Take in what the update made of the weights (see `Divisor`)."""
+        if self._filling is not None and self._crossed is not None:
+            self._filling.leave(kept, lr * self._unit)
 
     def hold(self, second: Number, q: Number) -> None:
         """Be as `second` is for long, with gradients of E|g|^2 = `q`."""

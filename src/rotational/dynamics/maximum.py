@@ -162,6 +162,13 @@ class FadingMaximum:
         """One pole only."""
         return 1.0, 0.0
 
+    def crossed(self) -> Number | None:
+        """Known by its pole alone."""
+        return None
+
+    def leave(self, kept: Number, lr: Number) -> None:
+        """Entries of w are taken as alike."""
+
     def hold(self, second: Number, q: Number) -> None:
         """Be as `second` is for long."""
         spread = np.sqrt(np.asarray(second / self._setting.size))[..., None]

@@ -64,21 +64,25 @@ def balance(
         response, amplitude2 = inverse / divisor, q * r0 * inverse2 / divisor**2
     elif setting.bounded:
         amplitude2 = setting.unit + 0.0 * square
-    lift = small * law.lift if setting.scale_invariant else 0.0
+    avoids = small if setting.scale_invariant else 0.0
     if not setting.coupled:
         lr = push.lr
         if rule.decay == "cautious":
             cross, rest, delta, along = 0.0 * square, 0.0 * square, shrink, lr
             for _ in range(12):  # the correlation of u and w, and what it makes of the decay
                 delta, along, rest = cautious(setting, shrink, lr, square, cross, amplitude2 * law.power)
-                before, cross = cross, -along * amplitude2 * (law.tail(memory, 1 - delta) + lift)
+                before, cross = (
+                    cross,
+                    -along * amplitude2 * (law.tail(memory, 1 - delta) + avoids * law.lifted(memory)),
+                )
                 if np.all(np.abs(cross - before) <= 1e-12 * np.abs(cross)):
                     break
             shrink, lr = delta, along
         else:
             rest = 0.0
         # updates of k steps ago were smaller by e^(-k rises)
-        tail = law.tail(memory, (1 - shrink) * np.exp(-push.rises)) * np.exp(-push.rises) + lift
+        tail = law.tail(memory, (1 - shrink) * np.exp(-push.rises)) * np.exp(-push.rises)
+        tail = tail + avoids * law.lifted(memory, 1.0 if rule.decay == "cautious" else 1 - shrink)
         spread = at_rest(setting, shrink * (2 - shrink))
         if setting.scale_invariant:
             amplitude2 = amplitude2 * (1 + spread.lengths)

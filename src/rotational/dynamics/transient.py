@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rotational.dynamics.avoided import Avoided
 from rotational.dynamics.cautious import cautious, lasting
 from rotational.dynamics.coarse import Slow
 from rotational.dynamics.divisor import divisor_of
@@ -54,7 +55,7 @@ class Transient:
         self._lasts = lasting(memory_tail(memory))
         self._linear = setting.coupled or setting.drift > 0  # something runs along w through the memory
         zero = 0.0 * (setting.gradient * setting.size * square)
-        self.mean = self._s_mean = self._m_mean = self._lift = zero
+        self.mean = self._s_mean = self._m_mean = zero
         self._scatter = Scatter(zero, zero, zero, zero)
         if setting.nodes is not None:
             zero, square = zero + 0.0 * setting.nodes[0], square * setting.nodes[0]
@@ -63,6 +64,7 @@ class Transient:
         if self.divisor is not None:  # its noise adds the second pole, of a weight that it knows itself
             modes = iter([(1.0, 1, 1.0)] if law.plain else [(1.0, 1, 1.0), (1.0, 1, law.extras[1])])
         self._modes = list(modes) if memory.decay > 0 and memory.old > 0 else []
+        self._avoided = Avoided(setting, zero) if law.lift and setting.scale_invariant and setting.known else None
         # E ww, ws, ss;  E wY, sY of each mode;  E|m|^2;  old/sigma of the step before
         self.square, self._ws, self._ss = square + zero, zero, zero
         self._wy, self._sy = [zero] * len(self._modes), [zero] * len(self._modes)
@@ -91,9 +93,9 @@ class Transient:
         got = self._gradient(now, before, push)
         sigma2 = now.new**2 * got.power + now.old**2 * self._kept
         c_mean = now.new * got.mean + now.old * self._m_mean if setting.drift else 0.0
-        xw, xs, rho = self._crossed(now, sigma2, got.power)
+        xw, xs, rho, lift = self._crossed(now, sigma2, got.power)
         amplitude, response = self._amplitude(now, sigma2, c_mean, got, xw, xs)
-        xw, xs = amplitude * xw - self._lifted(push.lr * amplitude**2), amplitude * xs
+        xw, xs = amplitude * (xw - lift), amplitude * xs
         noise = amplitude**2 * got.spread
         lr, shrink, rest = push.lr, setting.shrink(push, before), 0.0
         if setting.rule.decay == "cautious":
@@ -101,6 +103,10 @@ class Transient:
         off = -shrink - lr * response * now.new * got.coupled if self._linear else -shrink  # a11 - 1
         a12, a21 = -lr * response * now.old, now.inflow * got.coupled
         gain, moved = self._move(off, a12, a21, lr, xw, xs, lr**2 * noise + rest, rest)
+        if self._avoided is not None:
+            self._avoided.step(now, got.power, -self._wy[0], before, 1 + off, lr * amplitude)
+        if self.divisor is not None:
+            self.divisor.leave(1 + off, lr)
         self._write(off, a12, a21, lr * amplitude, rho)
         if setting.drift:
             u_mean = self._mean_update(sigma2, c_mean, response * got.bend)
@@ -145,8 +151,9 @@ class Transient:
         self.square, self._ws, self._ss, self._kept = (mean(x) for x in (self.square, self._ws, self._ss, self._kept))
         self._wy, self._sy = [mean(x) for x in self._wy], [mean(x) for x in self._sy]
         self._weight = None if self._weight is None else mean(self._weight)
-        if self.divisor is not None:
-            self.divisor.merge(mean)
+        for part in (self.divisor, self._avoided):
+            if part is not None:
+                part.merge(mean)
         self.setting = replace(self.setting, merged=True)
 
     def _one(self, x: Number) -> Number:
@@ -229,9 +236,10 @@ class Transient:
             return (2 / math.pi * setting.size * np.arcsin(share)) ** 0.5
         return (setting.unit * sum(w * share**n for w, n in zip(law.weights, law.powers, strict=True))) ** 0.5
 
-    def _crossed(self, now: Filter, sigma2: Number, q: Number) -> tuple[Number, Number, Number]:
-        """(E w u, E s u) for a u of length 1, from what past updates left; and rho, for those to come."""
-        xw, xs, rho = 0.0, 0.0, 0.0
+    def _crossed(self, now: Filter, sigma2: Number, q: Number) -> tuple[Number, Number, Number, Number]:
+        """(E w u, E s u) for a u of length 1, from what past updates left; rho, for those to come; and what of E w u a
+        gradient that avoids w takes off (see `avoided`)."""
+        xw, xs, rho, lift = 0.0, 0.0, 0.0, 0.0
         if self._modes:
             sigma = sigma2**0.5
             weight = now.old / sigma
@@ -246,15 +254,12 @@ class Transient:
                 if self._linear:
                     self._sy[i] = self._sy[i] * stretch
                     xs = xs + part * self._sy[i]
-        return xw, xs, rho
-
-    def _lifted(self, size: Number) -> Number:
-        """What the sign of a gradient that avoids w adds to -E w u (see `correlation._signs`)."""
-        setting = self.setting
-        if setting.law.lift and setting.scale_invariant and setting.known:
-            fresh = 1 - self._decay**2
-            self._lift = self._lift + fresh * (size * setting.small * setting.law.lift - self._lift)
-        return self._lift
+            exact = None if self.divisor is None else self.divisor.crossed()
+            if exact is not None and reads is not None:  # what the memory's pole does not say is in the other
+                xw, self._wy[1] = exact, (exact - reads[0] * self._wy[0]) / reads[1]
+            if self._avoided is not None:
+                lift = self._avoided.lift(now, q, sigma2, -self._wy[0], ratio)
+        return xw, xs, rho, lift
 
     def _move(
         self, off: Number, a12: Number, a21: Number, lr: Number, xw: Number, xs: Number, noise: Number, rest: Number
@@ -271,9 +276,6 @@ class Transient:
             self._ws = a11 * a21 * w + (a11 * decay + a12 * a21) * s + a12 * decay * t - lr * (a21 * xw + decay * xs)
             self._ss = a21**2 * w + 2 * a21 * decay * s + decay**2 * t
         self.square = w + gain
-        if self.setting.law.lift:
-            # The direction that a remembered gradient avoided must still be near that of w.
-            self._lift = self._lift * (1 - moved / (w + self.square))
         return self.setting.total(gain), self.setting.total(moved)
 
     def _write(self, off: Number, a12: Number, a21: Number, size: Number, rho: Number) -> None:
