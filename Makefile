@@ -36,9 +36,10 @@ tiny: .venv/.developed
 	$(BIN)/rotational reproduce all --scale tiny --out build/tiny
 
 bench: .venv/.developed
+	$(BIN)/python benchmarks/step.py --json benchmarks/results/step-1.json
 	$(BIN)/python benchmarks/step.py --json benchmarks/results/step.json
 	$(BIN)/python benchmarks/footprint.py --json benchmarks/results/footprint.json
-	$(BIN)/python benchmarks/monitor.py
+	$(BIN)/python benchmarks/monitor.py --json benchmarks/results/monitor.json
 	$(BIN)/python benchmarks/table.py
 
 wheel: .venv/.developed

@@ -1,6 +1,6 @@
 """Write the tables and the figure of docs/benchmarks.md from the raw results.
 
-python benchmarks/table.py        reads benchmarks/results/{step,footprint}.json
+python benchmarks/table.py        reads benchmarks/results/{step-1,step,footprint,monitor}.json
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import targets
 from rotational.report.figure_svg import Axes, bars, colour
 from step import base, ratio
 
 RESULTS = Path(__file__).with_name("results")
 DOCS = Path(__file__).parent.parent / "docs"
-BEGIN, END = "<!-- step: begin (benchmarks/table.py) -->", "<!-- step: end -->"
+CASES = {
+    "training": "whole training step of the demo's GPT",
+    "optimizer": "AdamW's step alone, GPT-2 small shapes",
+}
+"""What benchmarks/monitor.py measures."""
 DRAWN = (
     "copy of 28 bytes",
     "rotational AdamW",
@@ -94,25 +99,80 @@ def picture(record: dict[str, Any], shapes: str) -> str:
     return bars(f"Time of a step on {shapes}, beside torch's fused AdamW", axes, drawn)
 
 
-def main() -> None:
-    record = json.loads((RESULTS / "step.json").read_text())
+def watching(record: dict[str, Any]) -> list[str]:
+    """What watching costs: medians over blocks of the ratio within a block."""
+    made = [
+        "| what steps | steps that are not logged | `every=10`, all steps | the logged step itself |",
+        "|---|---|---|---|",
+    ]
+    results = {result["case"]: result for result in record["results"]}
+    for case, what in CASES.items():
+        result = results[case]
+        seconds, without = result["seconds"], result["seconds"]["without"]
+        cells = [
+            f"{statistics.median(a / b for a, b in zip(seconds[arm], without, strict=True)):.2f}"
+            for arm in ("not logged", "every=10", "logged step")
+        ]
+        size = f"{result['parameters'] / 1e6:.1f}M weights, {result['neurons']:,} neurons"
+        made.append(f"| {what} ({_short(1e3 * statistics.median(without))} ms; {size}) | {' | '.join(cells)} |")
+    return made
+
+
+def machine(record: dict[str, Any]) -> str:
+    """What the numbers depend on, in a line."""
     where = record["machine"]
-    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    (DOCS / "benchmarks.svg").write_text(picture(record, "gpt2-30m"), encoding="utf-8")
-    inside = [
-        "",
-        f"{where['processor']}, {where['cores']} cores, {where['threads']} threads, torch {where['torch']}, "
-        f"Python {where['python']}; load before the run {where['load']}.",
+    threads = f"{where['threads']} thread{'s' if where['threads'] != 1 else ''}"
+    load = ", ".join(f"{x:.2f}" for x in where["load"] or ()) or "unknown"
+    commit = f"; commit {where['commit']}" if where.get("commit") else ""
+    return (
+        f"{where['processor']}, {where['cores']} cores, {threads}, torch {where['torch']}, Python {where['python']}; "
+        f"load before the run {load}{commit}."
+    )
+
+
+def read(name: str) -> dict[str, Any]:
+    """A raw result."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def written(page: str) -> str:
+    """The page with what stands between its markers made anew."""
+    step = read("step")
+    first = read("step-1") if (RESULTS / "step-1.json").exists() else None
+    beside = [
+        machine(step),
         "",
         "![Time of a step beside torch's fused AdamW](benchmarks.svg)",
         "",
-        *steps(record),
-        *footprint(json.loads((RESULTS / "footprint.json").read_text())),
+        *steps(step),
+        *footprint(read("footprint")),
+    ]
+    monitor = read("monitor")
+    goals = [
+        "",
+        "The most that a step may cost, as a ratio of times where nothing else is said. The first run is",
+        "`step-1.json`, the second `step.json`; what is met is met in both.",
+        "",
+        *targets.table(first, step, read("footprint")),
         "",
     ]
-    (DOCS / "benchmarks.md").write_text(before + BEGIN + "\n".join(inside) + END + after, encoding="utf-8")
+    page = _between(page, "step", [*goals, *beside, ""])
+    return _between(page, "monitor", ["", machine(monitor), "", *watching(monitor), ""])
+
+
+def _between(page: str, name: str, lines: list[str]) -> str:
+    begin, end = f"<!-- {name}: begin (benchmarks/table.py) -->", f"<!-- {name}: end -->"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"docs/benchmarks.md: expected {begin} and {end}.")
+    return "\n".join([before + begin, *lines, end + after])
+
+
+def main() -> None:
+    page = DOCS / "benchmarks.md"
+    page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
+    (DOCS / "benchmarks.svg").write_text(picture(read("step"), "gpt2-30m"), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,22 +3,26 @@
 python docs/reproduction.py            writes the page, a picture for each panel, and measured.json
 python docs/reproduction.py --check    exits with 1 where they are not what the stored results say
 python docs/reproduction.py --ledger   writes measured.json alone
-python docs/reproduction.py --take DIR copies what figures ask for from `rotational reproduce --out DIR`, and removes
-                                       what none asks for any more
+python docs/reproduction.py --take DIR copies what figures ask for from `rotational reproduce --out DIR`
+python docs/reproduction.py --prune    removes what no figure asks for any more
 python docs/reproduction.py --tiny DIR takes what such a folder says at tiny scale, of which nothing is stored, into it
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import rotational.paper
 from rotational.lab import ledger, reproduce
-from rotational.lab.figures import SCALES, Scale
+from rotational.lab.declare import plain
+from rotational.lab.figures import SCALES, Scale, Then
 from rotational.lab.ledger import Entry, Ledger
 from rotational.lab.progress import clock
 from rotational.lab.reproduce import State
@@ -54,6 +58,8 @@ def main() -> int:
     """Write the page, or check it."""
     if "--take" in sys.argv:
         return take(Path(sys.argv[sys.argv.index("--take") + 1]))
+    if "--prune" in sys.argv:
+        return prune()
     if "--tiny" in sys.argv or "--ledger" in sys.argv:
         folder = Path(sys.argv[sys.argv.index("--tiny") + 1]) if "--tiny" in sys.argv else None
         MEASURED.write_text(measured(tiny=folder), encoding="utf-8")
@@ -73,25 +79,57 @@ def main() -> int:
     return 0
 
 
-def take(folder: Path) -> int:
-    """Copy what the figures ask for and the repository does not have; remove what they no longer ask for."""
-    shelf = Shelf(folder, STORED)
+def take(folder: Path, stored: Path = STORED) -> int:
+    """Copy what the figures ask for and the repository does not have."""
+    shelf = Shelf(folder, stored)
     for figure in FIGURES:
         for scale in SCALES[1:]:
             shelf.found(figure, scale)
     taken = 0
     for key in sorted(shelf.keys):
         for name in (RESULT, COMPUTED):
-            source, target = folder / key / name, STORED / key / name
+            source, target = folder / key / name, stored / key / name
             if source.is_file() and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
                 taken += 1
-    old = [f for f in STORED.iterdir() if f.is_dir() and f.name not in shelf.keys]
-    for kept in old:
-        shutil.rmtree(kept)
-    print(f"{taken} results taken, {len(old)} removed that no figure asks for any more")
+    print(f"{taken} results taken")
     return 0
+
+
+def prune(stored: Path = STORED) -> int:
+    """Remove what the figures no longer ask for; nothing while one may yet ask for some of it.
+
+    What a second stage asks for is known when all runs that it takes its numbers from are there.
+    """
+    shelf, waiting = Shelf(stored), dict[tuple[str, str], set[str]]()
+    for figure in FIGURES:
+        for scale in SCALES[1:]:
+            found, _ = shelf.found(figure, scale)
+            for arm in (a for a in figure.arms(scale) if isinstance(a, Then) and found.missing[a.source]):
+                for run in arm.runs:
+                    waiting.setdefault((arm.field, _but_for(plain(run), arm.field)), set()).add(figure.name)
+    old = [f for f in stored.iterdir() if f.is_dir() and f.name not in shelf.keys]
+    for path in (f / RESULT for f in old if (f / RESULT).is_file()):
+        run = json.loads(path.read_text(encoding="utf-8"))["run"]
+        for field in {field for field, _ in waiting}:
+            if names := waiting.get((field, _but_for(run, field))):
+                print(
+                    f"Nothing is removed: {path.parent} may be a second-stage run of {' or '.join(sorted(names))}, "
+                    "whose first stage is not complete. Run that first, or remove the folder by hand."
+                )
+                return 1
+    for folder in old:
+        shutil.rmtree(folder)
+    print(f"{len(old)} results removed that no figure asks for any more")
+    return 0
+
+
+def _but_for(run: Mapping[str, Any], field: str) -> str:
+    """A run without the field that a second stage fills in."""
+    part, _, name = field.partition("__")
+    rest = {k: v for k, v in run[part].items() if k != name} if name else None
+    return json.dumps({**run, part: rest}, sort_keys=True)
 
 
 def measured(stored: Path = STORED, tiny: Path | None = None) -> str:

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from faking import result
+from rotational.lab import store
 from rotational.lab.declare import Computed, Data, Model, Optimizer, Run, grid
 from rotational.lab.figures import Arm, Claim, Figure, Panel, Then, named
 from rotational.lab.measures import Found, Measured, gather
@@ -225,7 +226,10 @@ def test_computed_numbers_are_kept_and_found(tmp_path):
         shelf.put(m)
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"format": 1, "computed": {"name": "x", "options": {}}}', "[1]"])
+FOREIGN = store.sealed({"format": 1, "computed": {"name": "x", "options": {}}})
+
+
+@pytest.mark.parametrize("text", ["{", '{"format": 1}', FOREIGN, store.sealed({"format": 1}), "[1]"])
 def test_a_damaged_or_foreign_file_is_a_sentence_that_names_it(tmp_path, text):
     what = Computed("prediction", rule="sgd", lr=0.1, weight_decay=1e-4)
     path = tmp_path / what.key / COMPUTED

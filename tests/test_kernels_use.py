@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -244,6 +245,20 @@ def test_a_parameter_that_loses_its_gradient_is_measured_at_rest():
     opt.step(closure)
     assert (tables[p][0] > 0).all()
     assert_same(tables[q], torch.stack([0 * tables[q][0], ROWS.norm(q.detach())[:, 0], *(0 * tables[q][:2])]))
+
+
+def test_what_a_refused_step_was_to_measure_is_measured_by_no_other():
+    p = linear()
+    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1, fused="native")
+    opt.step()
+    (table,) = opt.measure({p: ROWS}).values()
+    table.fill_(math.nan)
+    opt.param_groups[0]["lr"] = -1.0
+    with pytest.raises(ValueError, match=r"lr=-1.0"):
+        opt.step()
+    opt.param_groups[0]["lr"] = 1e-2
+    opt.step()
+    assert table.isnan().all()
 
 
 # Layouts and choice ------------------------------------------------------------------------------------------

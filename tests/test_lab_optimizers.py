@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 import rotational
 from laboratory import RULES, RUN, Points, assert_equal, weights
 from rotational import rules
-from rotational.lab import optimizers, train
+from rotational.lab import named, optimizers, train
 from rotational.lab.declare import Imbalance, Optimizer, Schedule
 from rotational.lab.uneven import draw, turn
 from rotational.neurons import ROWS, Neurons
@@ -201,6 +202,14 @@ def test_muon_on_its_own_random_walk_turns_as_predicted(tmp_path):
         assert layers[name].rotation == pytest.approx(layers[name].predicted, rel=0.05)
 
 
+def test_a_torch_without_muon_is_a_sentence_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    run = RUN.but(optimizer=RULES["muon"])
+    with pytest.raises(ValueError, match=r"Optimizer\('muon'\): torch .* has no Muon; install torch>=2.9"):
+        train.train(run, Points(run), tmp_path / "log")
+    assert not (tmp_path / "log").exists()
+
+
 def test_muon_needs_a_matrix_between_the_first_and_the_last_layer():
     with pytest.raises(ValueError, match="this model has no matrices between"):
         optimizers.build(MUON, nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3), "head": nn.Linear(4, 2)}))
@@ -276,6 +285,9 @@ def test_a_neuron_that_did_not_turn_stays_as_it_is():
 
 def test_rules_are_those_of_the_declaration():
     o = Optimizer("sgd", 0.1, 1e-3, betas=(0.8, 0.9), momentum=0.7, nesterov=True)
-    assert optimizers.rule_of(o, "sgd") == rules.sgd(0.7, nesterov=True)
-    assert optimizers.rule_of(o, "adamw") == rules.adamw((0.8, 0.9))
-    assert optimizers.rule_of(o, "lion") == rules.lion((0.8, 0.9))
+    assert named.declared(o, "sgd") == rules.sgd(0.7, nesterov=True)
+    assert named.declared(o, "adamw") == rules.adamw((0.8, 0.9))
+    assert named.declared(o, "lion") == rules.lion((0.8, 0.9))
+    assert named.declared(o) == named.declared(o, "sgd")
+    assert named.declared(o, "muon") == rules.muon(0.7, True, adjust_lr_fn="match_rms_adamw")
+    assert set(named.RULES) == set(get_args(get_type_hints(Optimizer)["rule"]))

@@ -146,9 +146,9 @@ def spoiled(text: str) -> dict[str, str]:
         "not an object": "[1, 2]",
         "a changed number": text.replace('"steps":24', '"steps":23'),
         "a changed declaration": json.dumps(other),
-        "another run's": json.dumps({**rehashed, "digest": store._digest(rehashed)}),
-        "of another format": json.dumps({**old, "digest": store._digest(old)}),
-        "without a part": json.dumps({**bare, "digest": store._digest(bare)}),
+        "another run's": json.dumps({**rehashed, "digest": store.digest(rehashed)}),
+        "of another format": json.dumps({**old, "digest": store.digest(old)}),
+        "without a part": json.dumps({**bare, "digest": store.digest(bare)}),
     }
 
 

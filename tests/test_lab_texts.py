@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from rotational.lab import ranks, train
 from rotational.lab.data import load
 from rotational.lab.data.pairs import by_tokens
 from rotational.lab.declare import Data, Model, Optimizer, Run
@@ -222,3 +224,18 @@ def test_an_epoch_by_tokens_takes_each_batch_once_in_another_order_each_time():
     assert sum(n for n, _ in epochs[0]) >= len(lengths) - 7
     assert all(n * longest <= 200 for n, longest in epochs[0])
     assert all(n % 8 == 0 for n, _ in epochs[0])
+
+
+def test_all_sizes_that_batches_by_tokens_have_are_known_and_divide_before_a_run_begins(tmp_path, monkeypatch):
+    pytest.importorskip("sacrebleu")
+    run = Run(Model("transformer"), Data("reversal", tokens=50), Optimizer("adamw", 1e-3, 0.1), steps=9, batch=512)
+    task = Translation(run, torch.nn.Linear(2, 2), load(run.data, None))
+    sizes = {len(task.batch(step)[0]) for step in range(task.epoch)}
+    assert task.sizes == sorted(sizes)
+    odd = next(size for size in task.sizes if size % 2)  # 512 divides by 2
+    two = ranks.Ranks(0, 2, torch.device("cpu"))
+    monkeypatch.setattr(ranks, "joined", lambda _: nullcontext(two))
+    monkeypatch.setattr(ranks.Ranks, "together", lambda _: nullcontext())
+    with pytest.raises(ValueError, match=rf"train\(batch={odd}\): expected a multiple of the 2 processes"):
+        train.train(run, task, tmp_path / "log")
+    assert not (tmp_path / "log").exists()

@@ -126,8 +126,10 @@ def test_bf16_trains_near_single_precision(tmp_path):
 def test_a_compiled_model_trains_to_the_same_weights_up_to_rounding(tmp_path):
     run = RUN.but(steps=6)
     plain, compiled = Points(run, plain=True), Points(run, plain=True)
-    train.train(run, plain, tmp_path / "plain")
-    train.train(run, compiled, tmp_path / "compiled", compile=True)
+    eager = train.train(run, plain, tmp_path / "plain").result
+    result = train.train(run, compiled, tmp_path / "compiled", compile=True).result
+    assert result.versions == {**eager.versions, "compile": "inductor"}
+    assert "compile" not in eager.versions
     for name, value in weights(plain.model).items():
         assert torch.allclose(value, weights(compiled.model)[name], atol=1e-4)
 

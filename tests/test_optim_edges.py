@@ -205,6 +205,25 @@ def test_every_stride_turns_alike():
     assert_same(values(view), values(plain), 1e-12)
 
 
+def test_no_bit_depends_on_what_stands_beside():
+    """A tensor with gaps, which torch's fused kernel does not take, leaves it to the others."""
+    runs = []
+    for beside in ([], [nn.Parameter(torch.ones(5, 16)[:, ::2])]):
+        random = torch.Generator().manual_seed(0)
+        plain = [nn.Parameter(torch.randn(40, 70, generator=random)) for _ in range(3)]
+        params = [*plain[:1], *beside, *plain[1:]]
+        opt = rotational.AdamW(params, lr=1e-2, weight_decay=0.1, fused=False)
+        for _ in range(10):
+            for p in params:
+                p.grad = torch.ones_like(p)
+            for p in plain:
+                p.grad = torch.randn(p.shape, generator=random)
+            opt.step()
+        runs.append([p.detach() for p in plain])
+    for p, q in zip(*runs, strict=True):
+        assert_same(p, q)
+
+
 def test_one_group_holds_every_dtype():
     """bfloat16 and float32 in one list: each as if alone."""
     dtypes = (torch.bfloat16, torch.float32, torch.float64)

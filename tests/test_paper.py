@@ -59,7 +59,7 @@ def test_tiny_is_tiny_and_laptop_has_three_seeds_for_every_claim(name):
     assert all(r.steps * r.batch <= 24 * 64 for r in BY_NAME[name].jobs("tiny") if isinstance(r, Run))
     exact = all(c.exact for c in BY_NAME[name].claims)
     for arm in BY_NAME[name].arms("laptop"):
-        assert exact or {run.seed for run in arm.runs} == {0, 1, 2}
+        assert exact or {run.seed for run in arm.runs} >= {0, 1, 2}
 
 
 @each
@@ -74,7 +74,7 @@ def test_models_data_and_options_exist_at_every_scale(name, scale):
 
 
 def test_runs_that_figures_share_are_the_same_runs():
-    lag, replay, adamc = ({r.key for r in BY_NAME[n].jobs("laptop")} for n in ("lag", "replay", "adamc"))
+    lag, replay, adamc = ({r.key for r in BY_NAME[n].jobs("paper")} for n in ("lag", "replay", "adamc"))
     assert len(lag & replay) >= 6
     assert len(replay & adamc) >= 3
 

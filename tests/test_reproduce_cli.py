@@ -76,7 +76,11 @@ def test_the_list_says_what_each_figure_takes_to_one_who_ran_nothing(capsys, tmp
         for entry in shipped[figure.name].values():
             time = clock(entry.seconds)
             assert (f">{time.lstrip('<')}" if entry.missing else f" {time} ") in line
-    assert "2.8M steps" in out  # at the paper's scale, where nobody ran it
+    said = " ".join(out.split())
+    assert "NAME --list shows its sentence" in said
+    assert "AdamC keeps norms flat" in said
+    assert "Defazio 2025" in said
+    assert "3.9M steps" in out  # at the paper's scale, where nobody ran it
 
 
 def test_the_list_of_some_gives_their_sentences_and_what_the_folder_holds(capsys, tmp_path):
@@ -108,8 +112,8 @@ def test_the_ledger_keeps_the_date_of_what_did_not_change():
     [
         (["dynamix"], "no figure is called 'dynamix'. Did you mean dynamics"),
         ([], "which figures? Give names, or all: predictions, dynamics"),
-        (["dynamics", "--seeds", "0"], "--seeds=0): expected a finite number with --seeds >= 1"),
-        (["dynamics", "--jobs", "0"], "--jobs=0): expected"),
+        (["dynamics", "--seeds", "0"], "reproduce: --seeds 0: expected 1 or more."),
+        (["dynamics", "--jobs", "0"], "reproduce: --jobs 0: expected 1 or more."),
         (["dynamics", "--data", "/no/such/folder"], "--data /no/such/folder: no such folder"),
     ],
 )

@@ -36,7 +36,7 @@ class Forecast:
     >>> from rotational import forecast, rules
     >>> f = forecast(rules.adamw(), lr=1e-2, weight_decay=0.1, steps=4000, norm=0.3, size=64)
     >>> f.arrives, round(f.transient, 2)        # the first step within 10% of static; share of steps that are not
-    (927, 0.23)
+    (928, 0.23)
     """
 
     rule: Rule

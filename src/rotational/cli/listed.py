@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
+from itertools import combinations
 
 from rich import box
 from rich.console import Group
@@ -16,6 +17,7 @@ from rotational.lab.declare import Run
 from rotational.lab.figures import SCALES, Figure, Scale
 from rotational.lab.ledger import Entry, Ledger
 from rotational.lab.progress import clock
+from rotational.lab.reproduce import State
 from rotational.lab.shelf import Shelf
 from rotational.lab.verdicts import Word
 from rotational.paper.base import SUBSTITUTES
@@ -23,8 +25,11 @@ from rotational.paper.base import SUBSTITUTES
 STYLES: Mapping[Word, str] = {"held": "green", "not held": "red", "undecided": "yellow", "not run": "dim"}
 
 
-def table(figures: Sequence[Figure], shelf: Shelf, *, whole: bool = False) -> Table:
-    """The figures, each with its title, or as a `whole` with its sentence; what the folder holds comes first."""
+def table(figures: Sequence[Figure], shelf: Shelf, tell: Callable[[str], None], *, whole: bool = False) -> Table:
+    """The figures, each with its title, or as a `whole` with its sentence; what the folder holds comes first.
+
+    `tell` hears a sentence for each figure of which the folder holds something damaged.
+    """
     shipped = ledger.read(resources.files("rotational.paper").joinpath("measured.json").read_text(encoding="utf-8"))
     made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_caption(shipped, shelf), caption_justify="left")
     made.add_column("figure", ratio=1, min_width=22)
@@ -32,8 +37,8 @@ def table(figures: Sequence[Figure], shelf: Shelf, *, whole: bool = False) -> Ta
         made.add_column(scale, justify="right", no_wrap=True)
     made.add_column("claims", no_wrap=True)
     for figure in figures:
-        here, there = _here(figure, shelf), shipped.get(figure.name, {})
-        said = f"{figure.sentence} ({figure.section})" if whole else figure.title
+        here, there = _here(figure, shelf, tell), shipped.get(figure.name, {})
+        said = f"{figure.sentence if whole else figure.title} ({figure.section})"
         made.add_row(
             Group(Text(figure.name, "bold"), Padding(Text(said, "dim"), (0, 0, 0, 2))),
             *(_cost(figure, scale, here.get(scale) or there.get(scale)) for scale in SCALES),
@@ -42,12 +47,30 @@ def table(figures: Sequence[Figure], shelf: Shelf, *, whole: bool = False) -> Ta
     return made
 
 
-def _here(figure: Figure, shelf: Shelf) -> dict[Scale, Entry]:
-    """What the folder holds of a figure, with the data sets that it declares or those that stand in for them."""
-    versions = (figure, figure.with_data(SUBSTITUTES))
+def versions(figure: Figure, scale: Scale) -> list[Figure]:
+    """The figure with the data sets that it declares, and with every choice of them replaced by what stands in."""
+    used = {run.data.name for run in figure.jobs(scale) if isinstance(run, Run)}
+    names = [name for name in SUBSTITUTES if name in used and scale == "laptop"]
+    chosen = (some for n in range(len(names) + 1) for some in combinations(names, n))
+    return [figure.with_data({name: SUBSTITUTES[name] for name in some}) for some in chosen]
+
+
+def stored(figure: Figure, scale: Scale, shelf: Shelf, tell: Callable[[str], None]) -> State | None:
+    """What the folder holds of a figure, with whichever data; None where no claim can be judged.
+
+    `tell` hears a sentence where something is damaged: the figure is left out then.
+    """
+    try:
+        return reproduce.stored(versions(figure, scale), scale, shelf)
+    except ValueError as error:
+        tell(f"{figure.name} at {scale} scale is left out: {error}")
+        return None
+
+
+def _here(figure: Figure, shelf: Shelf, tell: Callable[[str], None]) -> dict[Scale, Entry]:
     found: dict[Scale, Entry] = {}
     for scale in SCALES:
-        if (state := reproduce.stored(versions, scale, shelf)) is not None:
+        if (state := stored(figure, scale, shelf, tell)) is not None:
             found[scale] = ledger.entry(state)
     return found
 
@@ -77,8 +100,8 @@ def _caption(shipped: Ledger, shelf: Shelf) -> str:
     dates = sorted(e.date for entries in shipped.values() for e in entries.values())
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "nowhere yet"
     return (
-        "Times: all runs one after the other on one core; steps where nobody has taken it. Claims: at laptop scale. "
-        f"Measured {when}; here: in {shelf.store.root}."
+        "Times: all runs on one core, or their steps. NAME --list shows its sentence. "
+        f"Claims: at laptop scale, measured {when}; here: in {shelf.store.root}."
     )
 
 

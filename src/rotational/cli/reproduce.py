@@ -6,15 +6,15 @@ import argparse
 import os
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from rotational import _check
 from rotational.cli.options import Commands
 
 if TYPE_CHECKING:
-    from rotational.lab.figures import Scale
+    from rotational.lab.figures import Figure, Scale
     from rotational.lab.reproduce import Ended, State
     from rotational.lab.shelf import Shelf
     from rotational.lab.workers import Crew
@@ -49,6 +49,9 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run what is missing, write the pages, print the claims; exit code 130 where the user interrupted."""
+    for name, value in (("--seeds", options.seeds), ("--jobs", options.jobs)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} {value}: expected 1 or more.")
     data = options.data or (Path(found) if (found := os.environ.get("ROTATIONAL_DATA")) else None)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from rotational.lab import together
@@ -60,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from rotational.lab.workers import Pool
 
     usual = reproduce.cores() if options.device == "cpu" else 1
-    jobs = usual if options.jobs is None else _check.whole("reproduce", "--jobs", options.jobs)
+    jobs = usual if options.jobs is None else options.jobs
     return _run(options, data, Pool(jobs, options.device))
 
 
@@ -73,14 +76,12 @@ def _run(options: argparse.Namespace, data: Path | None, crew: Crew) -> int:
     console = Console()
     chosen = declared.named(FIGURES, options.names)
     shelf = Shelf(options.out)
-    if options.seeds is not None:
-        _check.whole("reproduce", "--seeds", options.seeds)
     if options.jobs not in (None, crew.processes):
         raise ValueError(f"--jobs {options.jobs}: processes of torchrun are all at one run; leave --jobs out.")
     if options.list:
         from rotational.cli.listed import table
 
-        console.print(table(chosen, shelf, whole=bool(options.names)))
+        console.print(table(chosen, shelf, partial(_say, console), whole=bool(options.names)))
         return 0
     if not options.names:
         names = ", ".join(f.name for f in FIGURES)
@@ -89,16 +90,13 @@ def _run(options: argparse.Namespace, data: Path | None, crew: Crew) -> int:
         raise FileNotFoundError(f"--data {data}: no such folder. Give the one that holds cifar10, multi30k and so on.")
 
     from rotational.lab import tasks  # the commands above need no torch
-    from rotational.paper.base import SUBSTITUTES
 
-    if options.scale == "laptop" and data is None:
-        console.print(
-            "Without --data, digits of scikit-learn and the source of Python's library stand in for real data."
-        )
-        chosen = tuple(figure.with_data(SUBSTITUTES) for figure in chosen)
+    if options.scale == "laptop":
+        chosen = _substituted(chosen, data, console)
     able, left_out = reproduce.selected(chosen, options.scale, lambda r: tasks.available(r.data, data))
     for name, why in left_out.items():
-        console.print(f"{name} is left out: {why}")
+        _say(console, f"{name} is left out: {why}")
+    _writable(options.out)
     ended = reproduce.run(
         able,
         options.scale,
@@ -112,30 +110,62 @@ def _run(options: argparse.Namespace, data: Path | None, crew: Crew) -> int:
     return _told(ended, shelf, options.scale, console)
 
 
+def _substituted(figures: tuple[Figure, ...], data: Path | None, console: Console) -> tuple[Figure, ...]:
+    """The figures at laptop scale, with something that comes with packages for each data set that is missing."""
+    from rotational.lab import tasks
+    from rotational.lab.declare import Run
+    from rotational.paper.base import SUBSTITUTES
+
+    asked = {run.data: run.data.name for f in figures for run in f.jobs("laptop") if isinstance(run, Run)}
+    missing = {name for which, name in asked.items() if name in SUBSTITUTES and tasks.available(which, data)}
+    chosen = {name: other for name, other in SUBSTITUTES.items() if name in missing}
+    if chosen:
+        pairs = ", ".join(f"{other.name} for {name}" for name, other in chosen.items())
+        where = "without --data" if data is None else f"not in {data}"
+        _say(console, f"What comes with scikit-learn and Python stands in for data that is missing ({where}): {pairs}.")
+    return tuple(figure.with_data(chosen) for figure in figures)
+
+
+def _writable(folder: Path) -> None:
+    """Make the folder of results; raises OSError, with a sentence, where it cannot be or cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(f"--out {folder}: a file has this name. Give a folder.") from None
+    except OSError as error:
+        raise OSError(f"--out {folder}: cannot be written ({error.strerror}). Give another folder.") from None
+
+
+def _say(console: Console, sentence: str) -> None:
+    """Print as it stands: names, paths and what libraries say may look like markup."""
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
 def _told(ended: Ended, shelf: Shelf, scale: Scale, console: Console) -> int:
     """Print the claims and write the pages; returns the exit code."""
     from rotational.lab import reproduce
     from rotational.report import figure_table
 
     for sentence in ended.failed:
-        console.print(f"Not run: {sentence}")
+        _say(console, f"Not run: {sentence}")
     if ended.states:
         console.print(reproduce.table(ended.states))
-        pages = figure_table.write_all(_all(ended, shelf, scale), shelf.store.root / "pages" / scale, ended.left_out)
-        console.print(f"Pages: {pages}")
+        pages = figure_table.write_all(
+            _all(ended, shelf, scale, console), shelf.store.root / "pages" / scale, ended.left_out
+        )
+        _say(console, f"Pages: {pages}")
     if ended.interrupted:
-        console.print("Interrupted: what ran is kept, and the same command goes on from there.")
+        _say(console, "Interrupted: what ran is kept, and the same command goes on from there.")
         return 130
     return 2 if ended.failed or (ended.left_out and not ended.states) else 0
 
 
-def _all(ended: Ended, shelf: Shelf, scale: Scale) -> list[State]:
+def _all(ended: Ended, shelf: Shelf, scale: Scale, console: Console) -> list[State]:
     """The states of what was asked for, and of every other figure that the folder holds results of."""
-    from rotational.lab import reproduce
-    from rotational.paper.base import SUBSTITUTES
+    from rotational.cli.listed import stored
     from rotational.paper.figures import FIGURES
 
     now = {state.figure.name: state for state in ended.states}
-    others = {f.name: (f, f.with_data(SUBSTITUTES)) for f in FIGURES if f.name not in now}
-    stored = {name: reproduce.stored(versions, scale, shelf) for name, versions in others.items()}
-    return [s for f in FIGURES if (s := now.get(f.name) or stored.get(f.name)) is not None]
+    states = (now.get(f.name) or stored(f, scale, shelf, partial(_say, console)) for f in FIGURES)
+    return [state for state in states if state is not None]

@@ -149,27 +149,41 @@ def directions(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Directions:
 
 def updates(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Tensors:
     """u = scale(memory(g)), in memory of its own, for `rotate_` to use up; `m` and `v` are brought up to date."""
-    if _is_adam(rule) and all(_lies_together(x) for x in batch):
-        # One pass instead of seven: from zero, a step of lr = -1 arrives at u.
-        scale, steps = rule.scale, {n: torch.tensor(float(n)) for n in {x.steps for x in batch}}
-        assert isinstance(scale, Rms)
-        u = [torch.zeros_like(x) for x in g]
-        torch._fused_adamw_(
-            u,
-            g,
-            [x.m for x in batch if x.m is not None],
-            [x.v for x in batch if x.v is not None],
-            [],
-            [steps[x.steps] for x in batch],
-            lr=-1.0,
-            beta1=rule.memory.decay,
-            beta2=scale.beta,
-            weight_decay=0.0,
-            eps=scale.eps,
-            amsgrad=False,
-            maximize=False,
-        )
-        return u
+    adam = _is_adam(rule)
+    fused = [adam and _lies_together(x) for x in batch]
+    u: dict[int, Tensor] = {}
+    # Each piece by itself decides how: the bits of its update are the same whatever stands beside it.
+    for kind, made in ((True, _fused), (False, _divided)):
+        if at := [i for i, x in enumerate(fused) if x is kind]:
+            u.update(zip(at, made(rule, [g[i] for i in at], [batch[i] for i in at]), strict=True))
+    return [u[i] for i in range(len(batch))]
+
+
+def _fused(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Tensors:
+    """Adam's in one pass instead of seven: from zero, a step of lr = -1 arrives at u."""
+    scale, steps = rule.scale, {n: torch.tensor(float(n)) for n in {x.steps for x in batch}}
+    assert isinstance(scale, Rms)
+    u = [torch.zeros_like(x) for x in g]
+    torch._fused_adamw_(
+        u,
+        g,
+        [x.m for x in batch if x.m is not None],
+        [x.v for x in batch if x.v is not None],
+        [],
+        [steps[x.steps] for x in batch],
+        lr=-1.0,
+        beta1=rule.memory.decay,
+        beta2=scale.beta,
+        weight_decay=0.0,
+        eps=scale.eps,
+        amsgrad=False,
+        maximize=False,
+    )
+    return u
+
+
+def _divided(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Tensors:
+    """That of any rule, by its formula."""
     c, root, bias = directions(rule, g, batch)
     if root is None:
         return [x.clone() for x in c]

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from rotational import rules
 from rotational.forecasts import forecast
 from rotational.lab.declare import Computed
 from rotational.lab.measures import Curve, Measured
-from rotational.rule import Rule
+from rotational.lab.named import rule_of
 from rotational.theory import equilibrium, rate
 from rotational.walk import walk
 
@@ -34,17 +33,6 @@ def compute(what: Computed) -> Measured:
     begun = time.perf_counter()
     scalars, curves = FUNCTIONS[what.name](**dict(what.options))
     return Measured(what, scalars, curves, seconds=time.perf_counter() - begun)
-
-
-def rule_of(name: str, **options: Any) -> Rule:
-    """A rule by the name that `Optimizer` gives it."""
-    made: dict[str, Callable[..., Rule]] = {
-        "adamw": rules.adamw,
-        "adam": rules.adam_l2,
-        "sgd": rules.sgd,
-        "lion": rules.lion,
-    }
-    return made[name](**options)
 
 
 def _walk(

@@ -26,8 +26,12 @@ HEAD = "head"
 def split(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The groups of `rotational.groups` with those weights in a group of their own, the first, that Muon takes.
 
-    Raises ValueError where there is none.
+    Raises ValueError where there is none, and for a torch without Muon.
     """
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(
+            f"Optimizer('muon'): torch {torch.__version__} has no Muon; install torch>=2.9, or use another rule."
+        )
     embedded = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
     hidden = {m.weight for name, m in model.named_modules() if isinstance(m, nn.Linear) and name != HEAD} - embedded
     parts: list[dict[str, Any]] = []

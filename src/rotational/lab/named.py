@@ -5,11 +5,42 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, TypeVar
 
-from rotational.lab.declare import Data, Model, Value
+from rotational import rules
+from rotational.lab.declare import Data, Model, Optimizer, Value
+from rotational.rule import Rule
 
 T = TypeVar("T")
+
+RULES: Mapping[str, tuple[Callable[..., Rule], tuple[str, ...]]] = {
+    "sgd": (rules.sgd, ("momentum", "nesterov")),
+    "adamw": (rules.adamw, ("betas", "eps")),
+    "adam": (rules.adam_l2, ("betas", "eps")),
+    "lion": (rules.lion, ("betas",)),
+    "muon": (partial(rules.muon, adjust_lr_fn="match_rms_adamw"), ("momentum", "nesterov")),
+}
+"""The name that `Optimizer` gives a rule -> how it is made, and from which of the optimizer's options."""
+
+
+def rule_of(name: str, **options: Any) -> Rule:
+    """A rule by its name; what no option says is as in `rules`.
+
+    >>> rule_of("sgd", momentum=0.8) == rules.sgd(0.8)
+    True
+    """
+    return RULES[name][0](**options)
+
+
+def declared(o: Optimizer, name: str | None = None) -> Rule:
+    """The rule of an optimizer, or another one with the options that the declaration gives for it.
+
+    >>> declared(Optimizer("adamw", 1e-3, 0.1, momentum=0.7), "sgd") == rules.sgd(0.7)
+    True
+    """
+    name = o.rule if name is None else name
+    return rule_of(name, **{option: getattr(o, option) for option in RULES[name][1]})
 
 
 def made(item: Model | Data, table: Mapping[str, Callable[..., T]], *given: Any) -> T:

@@ -6,7 +6,6 @@ matrices take Muon: gains, biases, embeddings, convolutions and the head take Ad
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -15,14 +14,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer as TorchOptimizer
 
-from rotational import rules
 from rotational.control import Rate
 from rotational.lab import uneven
 from rotational.lab.declare import Optimizer, Run
 from rotational.lab.muon import MuonAndAdamW, split
+from rotational.lab.named import declared
 from rotational.layers import groups
 from rotational.optim.named import SGD, Adam, AdamW, Lion
-from rotational.rule import Rule
 
 
 def set_step(optimizer: TorchOptimizer, run: Run, step: int) -> None:
@@ -112,19 +110,7 @@ def _rate(run: Run) -> Rate | None:
     if o.rotation is not None:
         full, power = o.rotation, 1.0 if o.decay == "adamc" else 0.5
         return lambda step: full * run.schedule.multiple(step, run.steps) ** power
-    return None if o.rotation_of is None else rule_of(o, o.rotation_of)
-
-
-def rule_of(o: Optimizer, name: str) -> Rule:
-    """A rule by its name, with the options that the declaration gives for it."""
-    made: dict[str, Callable[[], Rule]] = {
-        "sgd": lambda: rules.sgd(o.momentum, nesterov=o.nesterov),
-        "adamw": lambda: rules.adamw(o.betas, o.eps),
-        "adam": lambda: rules.adam_l2(o.betas, o.eps),
-        "lion": lambda: rules.lion(o.betas),
-        "muon": lambda: rules.muon(o.momentum, o.nesterov, adjust_lr_fn="match_rms_adamw"),
-    }
-    return made[name]()
+    return None if o.rotation_of is None else declared(o, o.rotation_of)
 
 
 def _consistent(o: Optimizer) -> None:

@@ -110,6 +110,7 @@ class Shown:
     def expect(self, jobs: Sequence[Job]) -> None:
         """These are to run now."""
         self._jobs |= {job.key: job for job in jobs}
+        self._done -= {job.key for job in jobs}  # those that another process had
         self._update()
 
     def hear(self, word: Word) -> None:
@@ -132,7 +133,12 @@ class Shown:
 
     def _line(self, console: Console, job: Job, word: Word) -> None:
         loss = "" if word.loss is None else f", loss {word.loss:.3f}"
-        how = {"done": f"in {clock(word.seconds)}", "stopped": f"stopped at step {word.step}", "failed": "not run"}
+        how = {
+            "done": f"in {clock(word.seconds)}",
+            "stopped": f"stopped at step {word.step}",
+            "taken": "another process works at it",
+            "failed": "not run",
+        }
         said = f"{self._name(job)}, seed {job.seed}: {how[word.state]}{loss}; {self._said()}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
 

@@ -12,7 +12,7 @@ that never come: then all of them end, each with a sentence (`Ranks.bound`).
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -45,15 +45,16 @@ class Ranks:
         """This process's part of a batch; raises ValueError for one that does not divide."""
         if self.world == 1:
             return batch
-        self.divide(len(batch[0]))
+        self.divide([len(batch[0])])
         return tuple(x[self.rank :: self.world] for x in batch)
 
-    def divide(self, size: int) -> None:
+    def divide(self, sizes: Iterable[int]) -> None:
         """Raise ValueError for a batch that does not divide."""
-        if size % self.world:
-            raise ValueError(
-                f"train(batch={size}): expected a multiple of the {self.world} processes it is split over."
-            )
+        for size in sizes:
+            if size % self.world:
+                raise ValueError(
+                    f"train(batch={size}): expected a multiple of the {self.world} processes it is split over."
+                )
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with gradients that are averaged over processes."""

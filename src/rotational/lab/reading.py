@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rotational.lab import results
-from rotational.lab.computed import rule_of
 from rotational.lab.declare import Run
 from rotational.lab.measures import Curve, Measured
+from rotational.lab.named import declared
 from rotational.lab.results import LayerResult, Result
 from rotational.theory import rate
 
@@ -170,8 +170,7 @@ def _full(run: Run) -> float:
     o = run.optimizer
     if o.weight_decay == 0 or o.rule in ("adam", "muon"):
         return math.nan
-    options = {"sgd": {"momentum": o.momentum, "nesterov": o.nesterov}}.get(o.rule, {"betas": o.betas})
-    return rate(rule_of(o.rule, **options), o.lr, o.weight_decay)
+    return rate(declared(o), o.lr, o.weight_decay)
 
 
 def _name(curve: str) -> str:

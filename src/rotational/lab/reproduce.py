@@ -128,12 +128,14 @@ def run(
 ) -> Ended:
     """Let a crew run what is missing of the figures; runs that several share are run once.
 
-    A figure's second stage begins when its first has ended, so there are as many rounds as there are stages.
+    A figure's second stage begins when its first has ended, so there are as many rounds as there are stages. A run
+    that another process works at is looked at once more when the others of its round have ended.
     """
-    failed: dict[str, str] = {}
+    aside: dict[str, str] = {}  # why a run is not tried again
+    taken: set[str] = set()
     with crew.stopping() as stop, Shown(console, figures, scale, shelf, seeds, crew.processes) as shown:
         while not stop.is_set():
-            ready = [job for job in _ready(figures, scale, shelf, seeds) if job.key not in failed]
+            ready = [job for job in _ready(figures, scale, shelf, seeds) if job.key not in aside]
             if not ready:
                 break
             shown.expect(ready)
@@ -141,12 +143,18 @@ def run(
             def hear(word: Word) -> None:
                 shown.hear(word)
                 if word.state == "failed":
-                    failed[word.key] = word.said
+                    aside[word.key] = word.said
+                elif word.state == "taken":
+                    if word.key in taken:
+                        aside[word.key] = "another process is still at work; the same command goes on when it has ended"
+                    taken.add(word.key)
 
             crew.work(ready, shelf.store.root, data, hear, stop)
         interrupted = stop.is_set()
     states = tuple(state(figure, scale, shelf, seeds) for figure in figures)
-    return Ended(states, interrupted, left_out or {}, tuple(dict.fromkeys(failed.values())))
+    missing = {job.key for job in _ready(figures, scale, shelf, seeds)}  # another process may have ended it by now
+    failed = dict.fromkeys(why for key, why in aside.items() if key in missing)
+    return Ended(states, interrupted, left_out or {}, tuple(failed))
 
 
 def _ready(figures: Sequence[Figure], scale: Scale, shelf: Shelf, seeds: int | None) -> list[Job]:
@@ -173,6 +181,6 @@ def table(states: Sequence[State]) -> Table:
     made.add_column("claim; measured, and where it holds")
     for s in states:
         for i, v in enumerate(s.verdicts):
-            said = f"{v.claim.sentence}\n[dim]{escape(v.measured)}; holds if {v.holds}[/dim]"
+            said = f"{escape(v.claim.sentence)}\n[dim]{escape(f'{v.measured}; holds if {v.holds}')}[/dim]"
             made.add_row(s.figure.name if i == 0 else "", v.word, said, end_section=i == len(s.verdicts) - 1)
     return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from rotational.lab.reading import read
 from rotational.lab.store import Store
 
 COMPUTED = "computed.json"
-FORMAT = 1
 
 
 class Shelf:
@@ -42,6 +41,16 @@ class Shelf:
             self._read[job.key] = found
         return self._read[job.key]
 
+    def faults(self) -> list[str]:
+        """A sentence for every file in any folder, of runs and of computations, that is not as it was written."""
+        found = self.store.faults()
+        for path in sorted(path for root in self.store.roots for path in root.glob(f"*/{COMPUTED}")):
+            try:
+                _unsealed(path)
+            except ValueError as error:
+                found.append(str(error))
+        return found
+
     @property
     def keys(self) -> frozenset[str]:
         """Of all results that were asked for and found."""
@@ -53,13 +62,13 @@ class Shelf:
         path = self.store.root / measured.run.key / COMPUTED
         path.parent.mkdir(parents=True, exist_ok=True)
         body: dict[str, Any] = {
-            "format": FORMAT,
+            "format": store.FORMAT,
             "computed": plain(measured.run),
             "seconds": round(measured.seconds, 3),
             "scalars": dict(measured.scalars),
             "curves": {name: [list(part) for part in curve] for name, curve in measured.curves.items()},
         }
-        store.write(path, json.dumps(body, separators=(",", ":")) + "\n", new=True)
+        store.write(path, store.sealed(body), new=True)
 
     def found(self, figure: Figure, scale: Scale, seeds: int | None = None) -> tuple[Found, tuple[Job, ...]]:
         """What is there of a figure, and the runs that are missing and can begin: those of a later stage cannot."""
@@ -103,14 +112,21 @@ def _computed(root: Path, what: Computed) -> Measured | None:
     path = root / what.key / COMPUTED
     if not path.is_file():
         return None
+    data = _unsealed(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT or data["computed"] != json.loads(json.dumps(plain(what))):
-            raise ValueError("it holds another computation than its folder's name says")
         curves = {str(name): (list(x), list(y)) for name, (x, y) in data["curves"].items()}
         scalars = {str(name): float(value) for name, value in data["scalars"].items()}
         return Measured(what, scalars, curves, seconds=float(data["seconds"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}). Nothing was changed; move it away to compute it again."
-        ) from None
+        raise store.damaged(path, f"{type(error).__name__}: {error}") from None
+
+
+def _unsealed(path: Path) -> Mapping[str, Any]:
+    data = store.unsealed(path)
+    try:
+        key = Computed(data["computed"]["name"], **data["computed"]["options"]).key
+    except (KeyError, TypeError, ValueError) as error:
+        raise store.damaged(path, f"{type(error).__name__}: {error}") from None
+    if key != path.parent.name:
+        raise store.damaged(path, "it holds another computation than its folder's name says")
+    return data

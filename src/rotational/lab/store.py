@@ -5,6 +5,7 @@
         result.json   what came of it, written once, when it has ended
         log/          the log and the checkpoint of a run that is not finished, or was made here
         lock          held, by the operating system, while a process works at the run
+        failed.txt    the traceback of an error that nobody expected, of the last attempt that had one
 
 A result.json stands by itself: folders that hold nothing else are how results come with a repository.
 Nothing here deletes a result or writes over one.
@@ -25,8 +26,10 @@ from typing import IO, Any
 from rotational.lab import declare
 from rotational.lab.declare import Run, plain
 from rotational.lab.results import Result, from_json, to_json
+from rotational.records import RUN_FILE
 
 RUN, RESULT, LOG, LOCK, CHECKPOINT = "run.json", "result.json", "log", "lock", "checkpoint.pt"
+FAILED = "failed.txt"
 FORMAT = 1
 
 
@@ -70,7 +73,7 @@ class Store:
                 try:
                     return from_json(run, data)
                 except (KeyError, TypeError, ValueError, AttributeError) as error:
-                    raise _damaged(path, f"{type(error).__name__}: {error}") from None
+                    raise damaged(path, f"{type(error).__name__}: {error}") from None
         return None
 
     def faults(self) -> list[str]:
@@ -89,7 +92,8 @@ class Store:
 
         A run that was interrupted goes on with what it left there.
         The operating system holds the lock, and lets go of it when the process ends, however it ends.
-        Raises Taken if another has it, ValueError for a folder begun by another declaration.
+        Raises Taken if another has it, ValueError for a folder begun by another declaration, or with a log of a run
+        that ended and has no result any more.
         """
         folder = self.folder(run)
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,15 +105,19 @@ class Store:
                 _same(declared, _read(declared).get("run"), run)
             else:
                 write(declared, json.dumps({"format": declare.FORMAT, "run": plain(run)}, indent=1))
-            yield folder / LOG
+            log = folder / LOG
+            if (log / RUN_FILE).is_file() and not any(p.is_file() for p in (log / CHECKPOINT, folder / RESULT)):
+                raise ValueError(
+                    f"{folder}: the log of a run that ended, without its {RESULT}. "
+                    f"Move the folder {run.key} away to run it again."
+                )
+            yield log
 
     def keep(self, result: Result) -> Path:
         """Write a result, whole or not at all; raises FileExistsError where the run has one in `root`."""
         path = self.folder(result.run) / RESULT
         path.parent.mkdir(parents=True, exist_ok=True)
-        body = {"format": FORMAT, "declared": declare.FORMAT, **to_json(result)}
-        text = json.dumps({"digest": _digest(body), **body}, allow_nan=False, separators=(",", ":"))
-        write(path, text + "\n", new=True)
+        write(path, sealed({"format": FORMAT, "declared": declare.FORMAT, **to_json(result)}), new=True)
         (path.parent / LOG / CHECKPOINT).unlink(missing_ok=True)  # nothing is left to go on with
         return path
 
@@ -135,26 +143,41 @@ def write(path: Path, data: str | bytes, *, new: bool = False) -> None:
         part.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also what is not UTF-8
-        raise _damaged(path, f"it does not read as JSON, {error}") from None
-    if not isinstance(data, dict):
-        raise _damaged(path, "it does not hold what is written here")
-    return data  # pyright: ignore[reportUnknownVariableType]
+def sealed(body: Mapping[str, Any]) -> str:
+    """A file's text with the digest of what it holds, which `unsealed` looks at.
+
+    >>> sealed({"format": 1})
+    '{"digest":"5e5fbf8b2105e97e","format":1}\\n'
+    """
+    return json.dumps({"digest": digest(body), **body}, allow_nan=False, separators=(",", ":")) + "\n"
 
 
-def _result(path: Path) -> dict[str, Any]:
-    """What a result file holds, once it is seen to be whole and under its own key."""
+def unsealed(path: Path) -> dict[str, Any]:
+    """What a file of `sealed` holds; raises ValueError, naming it, where it is damaged or was changed by hand."""
     data = _read(path)
     if data.get("format") != FORMAT:
         raise ValueError(
             f"{path}: a result in format {data.get('format')!r}, where this version reads {FORMAT}. "
             "Move its folder away to run it again."
         )
-    if _digest({k: v for k, v in data.items() if k != "digest"}) != data.get("digest"):
-        raise _damaged(path, "its contents do not fit its digest")
+    if digest({k: v for k, v in data.items() if k != "digest"}) != data.get("digest"):
+        raise damaged(path, "its contents do not fit its digest")
+    return data
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also what is not UTF-8
+        raise damaged(path, f"it does not read as JSON, {error}") from None
+    if not isinstance(data, dict):
+        raise damaged(path, "it does not hold what is written here")
+    return data  # pyright: ignore[reportUnknownVariableType]
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """What a result file holds, once it is seen to be whole and under its own key."""
+    data = unsealed(path)
     key = hashlib.sha256(json.dumps([data.get("declared"), data.get("run")], sort_keys=True).encode()).hexdigest()
     if not key.startswith(path.parent.name) or len(path.parent.name) != 16:
         raise ValueError(
@@ -164,7 +187,8 @@ def _result(path: Path) -> dict[str, Any]:
     return data
 
 
-def _digest(body: Mapping[str, Any]) -> str:
+def digest(body: Mapping[str, Any]) -> str:
+    """Of what a file holds, 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
 
 
@@ -176,7 +200,8 @@ def _same(path: Path, stored: Any, run: Run) -> None:
         )
 
 
-def _damaged(path: Path, why: str) -> ValueError:
+def damaged(path: Path, why: str) -> ValueError:
+    """The error for a file that is not as it was written."""
     return ValueError(f"{path} is damaged ({why}). Nothing was changed; move its folder away to run it again.")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast
 
@@ -48,9 +49,14 @@ class Task(ABC):
     def __init__(self, run: Run, model: nn.Module) -> None:
         self.run, self.model = run, model
 
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Rows of every batch that there is, in order: `run.batch`, where data do not have it otherwise."""
+        return (self.run.batch,)
+
     @abstractmethod
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        """The batch of a step, counted from 0, on the CPU; all tensors have `run.batch` rows, or as many each."""
+        """The batch of a step, counted from 0, on the CPU; all tensors have as many rows, one of `sizes`."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -230,6 +236,11 @@ class Translation(Task):
         self._by_tokens = self._composed() if data.tokens else []
         self.epoch = len(self._by_tokens) or len(data.train.source) // run.batch
         self._kept: tuple[int, list[Tensor]] = (-1, [])
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """By tokens, sentences of the batches that an epoch has."""
+        return sorted({len(index) for index in self._by_tokens}) or super().sizes
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Sources and targets, int64 [batch, longest], padded; sentences of about one length.

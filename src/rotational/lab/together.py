@@ -8,6 +8,7 @@ others wait for the runs that it begins, and take their share of each.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import traceback
@@ -53,8 +54,13 @@ def run(device: str, data: Path | None, lead: Callable[[Crew], int], shard: bool
 
     With `shard`, weights are spread over the processes; see `sharding`.
 
-    Raises ChildProcessError where a process ends in the middle of a run.
+    Raises ChildProcessError where a process ends in the middle of a run, ValueError where torchrun did not start it.
     """
+    if lacking := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise ValueError(
+            f"WORLD_SIZE={os.environ.get('WORLD_SIZE')} speaks of several processes, but {' and '.join(lacking)} "
+            "is not set: start it with torchrun, or unset WORLD_SIZE."
+        )
     with ranks.joined(device) as those:
         try:
             if not those.first:
@@ -78,7 +84,9 @@ def _follow(those: ranks.Ranks, device: str, data: Path | None, shard: bool) -> 
                 with those.together():
                     task = tasks.build(run, data)
                 train.train(run, task, log, device=device, shard=shard)
-            except (OSError, ValueError, TypeError):
+            except ranks.LostError:
+                raise
+            except Exception:
                 pass  # all processes have refused it, and the first one says why
         return word.code
 

@@ -24,6 +24,7 @@ from rotational.lab.declare import Run, plain
 from rotational.lab.tasks import Split, Task
 from rotational.layers import partition
 from rotational.monitor import Log, watch
+from rotational.records import versions
 
 if TYPE_CHECKING:
     from rotational.lab.sharding import Shards
@@ -50,6 +51,7 @@ class Outcome:
     step      steps taken
     metrics   of "validation" and "test"; empty for a run that was stopped and can go on
     done      whether it came to an end, its own or by diverging
+    compiled  whether its training pass went through torch.compile, which the result's versions then name
     """
 
     run: Run
@@ -62,6 +64,7 @@ class Outcome:
     score: str
     higher: bool
     device: str
+    compiled: bool = False
 
     @cached_property
     def result(self) -> results.Result | None:
@@ -78,6 +81,7 @@ class Outcome:
             seconds=self.seconds,
             threads=torch.get_num_threads(),
             device=self.device,
+            versions=versions() | ({"compile": "inductor"} if self.compiled else {}),
             **results.measured(self.log),
         )
 
@@ -127,7 +131,7 @@ class _Training:
         self.shards: Shards | None = None
         # `model` evaluates and is saved, `trained` is what the optimizer drives: the same, if not in shards.
         self.model = self.trained = task.model.to(those.device)
-        those.divide(run.batch)
+        those.divide(task.sizes)
         if shard:
             from rotational.lab.sharding import Shards  # torch has it from 2.6 on
 
@@ -145,6 +149,7 @@ class _Training:
         self.latest_loss = math.nan
         self.probes: list[probes.Probe] = []
         self.log: Log | None = None
+        self.compiled = False
 
     def begin(self, stack: ExitStack, begun: int, title: str | None, notes: Mapping[str, Any] | None) -> None:
         """Open the log where this is the first process; `begun` is the step of its checkpoint."""
@@ -170,6 +175,7 @@ class _Training:
         """From the checkpoint to the end, or to the step after which it is to stop."""
         run, first = self.run, self.progress.step
         forward = self.ranks.wrap(self.model) if self.shards is None else self.trained
+        self.compiled = compiled
         if compiled:
             forward.compile()
         evaluate_every = max(1, run.steps // run.evaluations)
@@ -329,6 +335,7 @@ class _Training:
             score=self.task.score,
             higher=self.task.higher,
             device=_named(self.ranks),
+            compiled=self.compiled,
         )
 
 

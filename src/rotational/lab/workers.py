@@ -10,6 +10,7 @@ import os
 import queue
 import signal
 import time
+import traceback
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,14 +24,17 @@ from rotational.lab.declare import Computed, Run
 from rotational.lab.figures import Job
 from rotational.lab.interrupt import interruptible
 
-State: TypeAlias = Literal["running", "done", "stopped", "failed"]
+State: TypeAlias = Literal["running", "done", "stopped", "taken", "failed"]
 OFTEN = 0.3
 """Seconds from one word of a process to the next."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """How far a job is: steps taken in all, seconds this process spent on `since` of them."""
+    """How far a job is: steps taken in all, seconds this process spent on `taken` of them.
+
+    A job is "taken" while another process works at it; what "failed" says why.
+    """
 
     key: str
     state: State
@@ -169,24 +173,65 @@ def perform(
     stop: Callable[[], bool],
     shard: bool = False,
 ) -> None:
-    """Run one job to its end, or until `stop`, and keep what came of it."""
-    if isinstance(job, Run):
-        _train(job, root, data, device, tell, stop, shard)
-    else:
-        from rotational.lab.computed import compute
-        from rotational.lab.shelf import Shelf
+    """Run one job to its end, or until `stop`, and keep what came of it.
 
-        tell(Word(job.key, "running"))
-        measured = compute(job)
-        Shelf(root).put(measured)
-        tell(Word(job.key, "done", 1, 1, measured.seconds))
+    An error ends this job alone. Raises LostError where processes that train together can go on no more.
+    """
+    from rotational.lab.ranks import LostError
+    from rotational.lab.store import Taken
+
+    try:
+        if isinstance(job, Run):
+            _train(job, root, data, device, tell, stop, shard)
+        else:
+            _compute(job, root, tell)
+    except LostError:
+        raise
+    except Taken as error:
+        tell(Word(job.key, "taken", said=str(error)))
+    except (OSError, ValueError, TypeError) as error:  # sentences
+        tell(Word(job.key, "failed", said=str(error)))
+    except Exception as error:
+        tell(Word(job.key, "failed", said=_unexpected(job, error, root)))
+
+
+def _unexpected(job: Job, error: Exception, root: Path) -> str:
+    """A sentence for an error of a library or of ours, whose traceback goes into the job's folder."""
+    import torch
+
+    from rotational.lab import store
+
+    lines = traceback.format_exception(error)
+    path = root / job.key / store.FAILED
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store.write(path, "".join(lines))
+    of = f"{job.model.name} on {job.data.name}, batch {job.batch}" if isinstance(job, Run) else job.name
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        why = "out of memory; it takes a smaller batch or fewer --jobs"
+    else:
+        why = lines[-1].strip().splitlines()[-1].rstrip(".")
+    return f"{of}: {why}. The whole traceback is in {path}."
+
+
+def _compute(what: Computed, root: Path, tell: Tell) -> None:
+    from rotational.lab.computed import compute
+    from rotational.lab.shelf import Shelf
+
+    shelf = Shelf(root)
+    tell(Word(what.key, "running"))
+    measured = compute(what)
+    try:
+        shelf.put(measured)
+    except FileExistsError:
+        measured = shelf.get(what) or measured  # another process computed it in the meantime
+    tell(Word(what.key, "done", 1, 1, measured.seconds))
 
 
 def _train(
     run: Run, root: Path, data: Path | None, device: str, tell: Tell, stop: Callable[[], bool], shard: bool
 ) -> None:
     from rotational.lab import ranks, tasks, train
-    from rotational.lab.store import Store, Taken
+    from rotational.lab.store import Store
 
     store = Store(root)
     begun, spoken, first, loss = time.monotonic(), 0.0, -1, None
@@ -200,22 +245,18 @@ def _train(
             spoken = now
             tell(Word(run.key, "running", state.step, state.step - first, now - begun, state.loss))
 
-    try:
-        with ranks.joined(device) as those, store.claim(run) as log:
-            if store.result(run) is not None:  # another process ended it in the meantime
-                tell(Word(run.key, "done", run.steps))
-                return
-            those.agreed((run, log))  # the others wait for it in `together`
-            with those.together():
-                task = tasks.build(run, data)
-            outcome = train.train(run, task, log, tell=told, stop=stop, device=device, shard=shard)
-            if outcome.result is None:
-                tell(Word(run.key, "stopped", outcome.step, loss=loss))
-                return
-            store.keep(outcome.result)
-    except (Taken, OSError, ValueError, TypeError) as error:
-        tell(Word(run.key, "failed", said=str(error)))
-        return
+    with ranks.joined(device) as those, store.claim(run) as log:
+        if store.result(run) is not None:  # another process ended it in the meantime
+            tell(Word(run.key, "done", run.steps))
+            return
+        those.agreed((run, log))  # the others wait for it in `together`
+        with those.together():
+            task = tasks.build(run, data)
+        outcome = train.train(run, task, log, tell=told, stop=stop, device=device, shard=shard)
+        if outcome.result is None:
+            tell(Word(run.key, "stopped", outcome.step, loss=loss))
+            return
+        store.keep(outcome.result)
     tell(Word(run.key, "done", run.steps, run.steps - max(first, 0), time.monotonic() - begun, loss))
 
 

@@ -27,6 +27,9 @@ from rotational.optim.bound import Bound, Group, Held, options_of
 from rotational.rule import Rule
 from rotational.scale import Rms
 
+_Asked = Mapping[Tensor, tuple[Neurons, Tensor]]
+"""Parameters that the next step is to measure: by which neurons, and into which table."""
+
 
 @dataclass(frozen=True)
 class _Plan:
@@ -71,7 +74,7 @@ class RotationalOptimizer(Optimizer):
         """Forget what was worked out for earlier steps: the state may have become another."""
         self._bounds: list[Bound | None] = []
         self._kernels, self._held = Kernels(), Held()
-        self._asked: dict[Tensor, tuple[Neurons, Tensor]] = {}
+        self._asked: _Asked = {}
         self._read = [*(defaults.keys() - {"lr", "weight_decay", "rotation"}), "neurons"]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -158,6 +161,7 @@ class RotationalOptimizer(Optimizer):
         Options are read and gradients checked for all groups before the first weight changes.
         Raises ValueError for options out of range, sparse and complex gradients.
         """
+        asked, self._asked = self._asked, {}  # of this step alone, even if it is refused
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -165,8 +169,7 @@ class RotationalOptimizer(Optimizer):
         with torch.no_grad():
             plans = [self._plan(i, group, self._gradients(group)) for i, group in enumerate(self.param_groups)]
             self._hold(plans)
-            works = [work for plan in plans for work in self._works(plan)]
-            self._asked = {}
+            works = [work for plan in plans for work in self._works(plan, asked)]
             self._kernels.step(works)
             for plan in plans:
                 plan.bound.settle()
@@ -196,13 +199,14 @@ class RotationalOptimizer(Optimizer):
         >>> [round(angle, 6) for table in tables.values() for angle in table[0].tolist()]    # atan(rotation)
         [0.003244, 0.003244, 0.003244, 0.003244]
         """
-        self._asked = {}
+        asked: dict[Tensor, tuple[Neurons, Tensor]] = {}
         for bound in filter(None, self._bounds):
             for i, p in enumerate(bound.group["params"]):
                 units = neurons.get(p)
                 if units is not None and p.grad is not None and (count := bound.measured(i, units)) is not None:
-                    self._asked[p] = units, torch.empty(4, count)
-        return {p: table for p, (_, table) in self._asked.items()}
+                    asked[p] = units, torch.empty(4, count)
+        self._asked = asked
+        return {p: table for p, (_, table) in asked.items()}
 
     def _gradients(self, group: Group) -> list[Tensor | None]:
         grads: list[Tensor | None] = [p.grad for p in group["params"]]
@@ -278,7 +282,7 @@ class RotationalOptimizer(Optimizer):
             name = _name(plan.group, i)
             plan.bound.take_in(i, self.state[plan.group["params"][i]], type(self).__name__, name)
 
-    def _works(self, plan: _Plan) -> list[tuple[str, Work]]:
+    def _works(self, plan: _Plan, asked: _Asked) -> list[tuple[str, Work]]:
         group, bound = plan.group, plan.bound
         works: list[tuple[str, Work]] = []
         for rung, (indices, parts) in bound.shares().items():
@@ -295,20 +299,12 @@ class RotationalOptimizer(Optimizer):
                 parts=parts,
                 grads=[plan.grads[i] for i in indices],
             )
-            if self._asked:
+            if asked:
                 for j, part in enumerate(parts):
-                    if part.w in self._asked:
-                        self._ask(work, j)
+                    if part.w in asked:
+                        _ask(work, j, *asked[part.w])
             works.append((rung, work))
         return works
-
-    def _ask(self, work: Work, j: int) -> None:
-        """Have part j measured; one that has lost its gradient since stays as it is."""
-        units, table = self._asked[work.parts[j].w]
-        if work.grads[j] is not None:
-            work.measured[j] = units, table
-        else:
-            table.zero_()[1] = units.norm(work.parts[j].w).reshape(-1)
 
     # Checkpoints ------------------------------------------------------------------------------------------
 
@@ -331,6 +327,14 @@ class RotationalOptimizer(Optimizer):
             checkpoint.restore_options(group, before)
         checkpoint.restore_state(self, state_dict)
         self._remember_nothing(self.defaults)
+
+
+def _ask(work: Work, j: int, units: Neurons, table: Tensor) -> None:
+    """Have part j measured; one that has lost its gradient since stays as it is."""
+    if work.grads[j] is not None:
+        work.measured[j] = units, table
+    else:
+        table.zero_()[1] = units.norm(work.parts[j].w).reshape(-1)
 
 
 @lru_cache(maxsize=1024)

@@ -17,6 +17,10 @@ VERSION = 1
 """Of what is cached: raised when the same files are decoded differently than before."""
 
 
+PACKAGES = {"PIL": "Pillow", "sklearn": "scikit-learn"}
+"""What a module is called where one installs it, if not by its own name."""
+
+
 class MissingError(FileNotFoundError):
     """Data, or a package that reads it, is not there; the message says how to get it."""
 
@@ -43,8 +47,8 @@ def missing(data: str, where: Path | None, expected: str, source: str) -> Missin
 
 
 def needs(data: str, *packages: str) -> None:
-    """Raise MissingError if a package that reads this data is not installed."""
-    if lacking := [name for name in packages if find_spec(name) is None]:
+    """Raise MissingError if a module that reads this data is not installed; it names the package."""
+    if lacking := [PACKAGES.get(name, name) for name in packages if find_spec(name) is None]:
         raise MissingError(f"Data({data!r}): needs {' and '.join(lacking)}. Run pip install 'rotational[reproduce]'.")
 
 
