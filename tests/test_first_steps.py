@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from rotational import rules
+from rotational import equilibrium, forecast, rules
 from rotational.correlation import correlation
 from rotational.dynamics.filling import POINTS, Filling, half_integral
 from rotational.memory import NONE, Filter
@@ -87,3 +87,17 @@ def test_the_push_of_remembered_signs_is_its_double_sum(rule: Rule, d: float) ->
     linear, whole = double(rho), double(rho / np.sqrt(1 - rho**2))
     assert law.lifted(memory, d) == pytest.approx(whole if d == 1 else linear * law.lift * math.pi / 2, rel=5e-3)
     assert linear < whole
+
+
+def test_decay_that_takes_most_of_the_weights_in_a_step_leaves_some() -> None:
+    f = forecast(rules.adamw(), lr=1e-3, weight_decay=820.0, steps=300, norm=1.0, size=64)
+    assert np.all(f.norm > 0)
+    assert f.norm[-1] == pytest.approx(equilibrium(rules.adamw(), 1e-3, 820.0, size=64).norm, rel=0.1)
+
+
+def test_neurons_leave_the_first_steps_each_by_itself() -> None:
+    norms = np.array([0.05, 1.0, 20.0])
+    together = forecast(rules.nadamw(), lr=1e-2, weight_decay=0.1, steps=600, norm=norms, size=64)
+    for i, norm in enumerate(norms):
+        alone = forecast(rules.nadamw(), lr=1e-2, weight_decay=0.1, steps=600, norm=float(norm), size=64)
+        np.testing.assert_allclose(together.neuron(i).norm, alone.norm, rtol=1e-9)

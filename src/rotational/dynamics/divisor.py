@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from rotational.correlation import inverse_root, inverse_square
-from rotational.dynamics.filling import NOISY, Filling, lasts
+from rotational.dynamics.filling import NOISY, STRONG, Filling, lasts
 from rotational.dynamics.maximum import FadingMaximum
 from rotational.dynamics.setting import Divided, Number, Setting
 from rotational.memory import Filter
@@ -84,6 +84,7 @@ class RunningRms:
         self._filling: Filling | None = None
         self._crossed: Number | None = None
         self._left, self._unit = zero, zero
+        self._few: Any = True
 
     def step(
         self, t: int, now: Filter, kept: Number, gradient: Divided, mean2: Number, square: Number, lr: Number
@@ -112,13 +113,15 @@ class RunningRms:
         if scale.kurtosis is not None:
             self._squares = beta**2 * self._squares + fresh**2 * q**2
             variance = self._excess * self._squares / v**2
-        if self._filling is not None and (t > self._exact or np.max(variance) < NOISY):
-            self._filling = self._crossed = None
+        if self._filling is not None:
+            # Each neuron for itself: a forecast does not depend on those beside it.
+            self._few = self._few & (variance >= NOISY)
+            if t > self._exact or not np.any(self._few):
+                self._filling = self._crossed = None
         if scale.first:  # white still, and no second pole
-            if self._filling is None:
-                spread = inverse_square(variance - self._excess * fresh * q / v)
-            else:
-                spread = self._filling.take(ALONE, q)[0] * v / q
+            spread = first = inverse_square(variance - self._excess * fresh * q / v)
+            if self._filling is not None:
+                spread = np.where(self._few, self._filling.take(ALONE, q)[0] * v / q, first)
             q = q / root**2 * spread
             return Divided(q, self._decayed(lam, t, lr / root) / root, gradient.mean / root, factor, 1.0, factor, bend)
         spread = 1.0
@@ -137,15 +140,16 @@ class RunningRms:
             if self._filling is not None:
                 self._unit = factor * v**0.5
                 power, crossed, left = self._filling.take(now, q)
-                spread, self._crossed = power * v / sigma2, crossed * (v / sigma2) ** 0.5
+                spread = np.where(self._few, power * v / sigma2, spread)
+                self._crossed = np.where(self._few, crossed * (v / sigma2) ** 0.5, np.nan)
                 self._left = left * v**0.5 / shared
         return Divided(q, self._decayed(lam, t, lr / root), gradient.mean, factor, spread, factor, bend)
 
     def writes(self) -> tuple[Number, Number]:
         """For the poles of the memory alone, and of memory and v together."""
-        plain = inverse_root(self._variance) - self._lag if self._crossed is None else self._left
+        plain = inverse_root(self._variance) - self._lag
         return (
-            plain,
+            plain if self._crossed is None else np.where(self._few, self._left, plain),
             self._scale.beta * self._v * (self._variance / 4 - self._lag),
         )
 
@@ -154,12 +158,13 @@ class RunningRms:
         return inverse_root(self._variance), 1 / self._v
 
     def crossed(self) -> Number | None:
-        """While v holds few squares (see `filling`)."""
+        """<w, c>/(|c| sqrt v) while v holds few squares (see `filling`); NaN for a neuron where it does not."""
         return self._crossed
 
     def leave(self, kept: Number, lr: Number) -> None:
         """Take in what the update made of the weights (see `Divisor`)."""
         if self._filling is not None and self._crossed is not None:
+            self._few = self._few & (1 - kept <= STRONG)
             self._filling.leave(kept, lr * self._unit)
 
     def hold(self, second: Number, q: Number) -> None:

@@ -27,6 +27,9 @@ from rotational.memory import Filter
 NOISY = 0.06
 """Relative variance of v from which it is followed so; below, that of 33 equal squares, its first orders are enough."""
 
+STRONG = 0.1
+"""Share of the weights that a step takes away, up to which it is; beyond, gradients outgrow the points."""
+
 STEPS = 500
 """The most steps that are: a first gradient that was larger than all others is most of v for long."""
 

@@ -256,7 +256,8 @@ class Transient:
                     xs = xs + part * self._sy[i]
             exact = None if self.divisor is None else self.divisor.crossed()
             if exact is not None and reads is not None:  # what the memory's pole does not say is in the other
-                xw, self._wy[1] = exact, (exact - reads[0] * self._wy[0]) / reads[1]
+                xw = np.where(np.isnan(exact), xw, exact)
+                self._wy[1] = (xw - reads[0] * self._wy[0]) / reads[1]
             if self._avoided is not None:
                 lift = self._avoided.lift(now, q, sigma2, -self._wy[0], ratio)
         return xw, xs, rho, lift
