@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -288,7 +289,7 @@ def test_an_interrupted_run_resumes_through_the_store(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
     assert not (folder / store.CHECKPOINT).exists()
     assert kept.log(RUN) == folder
-    assert kept.result(RUN).versions["torch"] == torch.__version__
+    assert kept.result(RUN).versions["torch"] == metadata.version("torch")
 
 
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
