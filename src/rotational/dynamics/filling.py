@@ -86,7 +86,6 @@ def half_integral() -> np.ndarray:
     root, width = np.linspace(0, 12, 48_001)[1:], 12 / 48_000  # of y = log((s + r)/s), singular as y^(-1/2)
     y = root**2
     kernel = np.exp((1 - LEAN) * y) / np.sqrt(np.expm1(y)) * 2 * root * width / math.pi**0.5
-    lags = np.arange(len(POINTS))
     ahead = np.arange(1 - len(POINTS), len(POINTS))
     # the kernel is 2 at y = 0, where the sum takes half of it
     weight = np.array([np.sinc(y - k) @ kernel for k in ahead]) + np.sinc(ahead) * width / math.pi**0.5

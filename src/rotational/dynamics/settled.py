@@ -69,20 +69,17 @@ def balance(
         lr = push.lr
         if rule.decay == "cautious":
             cross, rest, delta, along = 0.0 * square, 0.0 * square, shrink, lr
+            lift = avoids * law.lifted(memory)  # a cautious decay is left out of it: see `avoided`
             for _ in range(12):  # the correlation of u and w, and what it makes of the decay
                 delta, along, rest = cautious(setting, shrink, lr, square, cross, amplitude2 * law.power)
-                before, cross = (
-                    cross,
-                    -along * amplitude2 * (law.tail(memory, 1 - delta) + avoids * law.lifted(memory)),
-                )
+                before, cross = cross, -along * amplitude2 * (law.tail(memory, 1 - delta) + lift)
                 if np.all(np.abs(cross - before) <= 1e-12 * np.abs(cross)):
                     break
             shrink, lr = delta, along
         else:
-            rest = 0.0
+            rest, lift = 0.0, avoids * law.lifted(memory, 1 - shrink)
         # updates of k steps ago were smaller by e^(-k rises)
-        tail = law.tail(memory, (1 - shrink) * np.exp(-push.rises)) * np.exp(-push.rises)
-        tail = tail + avoids * law.lifted(memory, 1.0 if rule.decay == "cautious" else 1 - shrink)
+        tail = law.tail(memory, (1 - shrink) * np.exp(-push.rises)) * np.exp(-push.rises) + lift
         spread = at_rest(setting, shrink * (2 - shrink))
         if setting.scale_invariant:
             amplitude2 = amplitude2 * (1 + spread.lengths)

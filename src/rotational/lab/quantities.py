@@ -42,22 +42,28 @@ class Quantity(ABC):
 
 
 @dataclass(frozen=True)
-class Of(Quantity):
+class _One(Quantity):
+    """Of the points of one arm."""
+
+    arm: str
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.arm,)
+
+
+@dataclass(frozen=True)
+class Of(_One):
     """A measure of one arm.
 
     by    measure by whose validation value the point of a sweep is chosen; the measure itself where it can be
     at    or the point: pairs (field, value)
     """
 
-    arm: str
     measure: str
     by: str | None = None
     at: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """The one."""
-        return (self.arm,)
 
     def seeds(self, found: Found) -> dict[int, float]:
         """Its value at the chosen point."""
@@ -67,16 +73,10 @@ class Of(Quantity):
 
 
 @dataclass(frozen=True)
-class Across(Quantity):
+class Across(_One):
     """A positive measure of one arm, by its geometric mean over all points of the sweep: what does not hang on one."""
 
-    arm: str
     measure: str
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """The one."""
-        return (self.arm,)
 
     def seeds(self, found: Found) -> dict[int, float]:
         """The mean, for each seed that all points have."""
@@ -145,22 +145,16 @@ class Share(Quantity):
 
 
 @dataclass(frozen=True)
-class Plateau(Quantity):
+class Plateau(_One):
     """Largest over smallest value of an axis between which a measure is within `within` of the arm's best point.
 
     Between two points of the sweep the measure goes straight over the logarithm of the axis. A plateau that reaches
     an end of the sweep is cut there, and so measured too narrow.
     """
 
-    arm: str
     axis: str
     measure: str
     within: float
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """The one."""
-        return (self.arm,)
 
     def seeds(self, found: Found) -> dict[int, float]:
         """The factor, for each seed."""
@@ -183,18 +177,12 @@ class Plateau(Quantity):
 
 
 @dataclass(frozen=True)
-class Rank(Quantity):
+class Rank(_One):
     """How steadily a measure rises along an axis: Spearman's correlation, 1 where it always does."""
 
-    arm: str
     axis: str
     measure: str
     at: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """The one."""
-        return (self.arm,)
 
     def seeds(self, found: Found) -> dict[int, float]:
         """The correlation, for each seed."""
