@@ -142,12 +142,14 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from laboratory import RULES, RUN, Points, weights
+from rotational.__main__ import leave
 from rotational.lab import train
 run = RUN.but(optimizer=RULES[{name!r}], steps=8)
 task = Points(run, plain=True)
 told = []
 outcome = train.train(run, task, {folder!r}, tell=told.append)
 torch.save((weights(task.model), outcome.metrics, len(told)), sys.argv[1])
+leave(0)
 """
 
 

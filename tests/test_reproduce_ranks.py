@@ -50,6 +50,7 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from rich.console import Console
+from rotational.__main__ import leave
 from rotational.lab import reproduce, tasks, together
 from rotational.lab.shelf import Shelf
 from test_reproduce_ranks import HELD, ODD, RUN, figure
@@ -61,7 +62,7 @@ def lead(crew):
     print(*ended.failed, sep="\\n")
     return 130 if ended.interrupted else 2 if ended.failed else 0
 
-sys.exit(together.run("cpu", None, lead, {shard}))
+leave(together.run("cpu", None, lead, {shard}))
 """
 
 
@@ -92,6 +93,12 @@ def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str],
     """Exit codes, what was printed and what was said to stderr."""
     said = [p.communicate(timeout=120) for p in processes]
     return [p.returncode for p in processes], [out for out, _ in said], [err for _, err in said]
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> None:
+    """Both to their end, without a failure."""
+    codes, _, err = ended(processes)
+    assert codes == [0, 0], err
 
 
 def test_runs_come_out_as_those_of_one_process_up_to_rounding(tmp_path):
@@ -146,14 +153,14 @@ tasks.build = broken
     assert 0 not in codes
     assert "process 1 of 2 failed, OSError: the disk is gone. What has ended is kept" in err[1]
     assert "process 0 of 2 lost another one, which says why itself" in err[0]
-    assert ended(script(tmp_path, "RUN"))[0] == [0, 0]
+    finish(script(tmp_path, "RUN"))
     assert Shelf(tmp_path).get(RUN) is not None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C reaches processes differently there")
 def test_an_interrupted_run_goes_on_and_ends_like_one_in_a_piece(tmp_path):
     long = "RUN.but(steps=600)"
-    assert ended(script(tmp_path / "whole", long))[0] == [0, 0]
+    finish(script(tmp_path / "whole", long))
     processes = script(tmp_path / "halves", long)
     log = tmp_path / "halves" / RUN.but(steps=600).key / "log" / "steps.jsonl"
     deadline = time.monotonic() + 100
@@ -166,7 +173,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_one_in_a_piece(tmp_path):
     assert codes == [130, 130], err
     assert "stopped at step" in out[0]
     assert Shelf(tmp_path / "halves").get(RUN.but(steps=600)) is None
-    assert ended(script(tmp_path / "halves", long))[0] == [0, 0]
+    finish(script(tmp_path / "halves", long))
     one, two = (Shelf(tmp_path / name).store.result(RUN.but(steps=600)) for name in ("whole", "halves"))
     assert one is not None
     assert two is not None
@@ -195,7 +202,7 @@ def test_shards_need_processes(capsys, tmp_path):
 @pytest.mark.skipif(TorchVersion(torch.__version__) < (2, 6), reason="FSDP2 came with torch 2.6")
 def test_a_sharded_run_comes_out_as_one_that_is_not_and_goes_on(tmp_path):
     run, names = HELD.but(steps=40), "HELD.but(steps=40), RUN.but(probes=('alignment',))"
-    assert ended(script(tmp_path / "whole", names))[0] == [0, 0]
+    finish(script(tmp_path / "whole", names))
     processes = script(tmp_path / "shards", names, shard=True)
     log = tmp_path / "shards" / run.key / "log" / "steps.jsonl"
     deadline = time.monotonic() + 100
