@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from machine import machine
-from rivals import CONTENDERS
+from rivals import CONTENDERS, Gradients
 from shapes import SHAPES
 
 NAMES = (
@@ -39,8 +39,9 @@ def resident(what: str) -> int:
 
 
 def one(name: str, shapes: str) -> dict[str, float]:
+    params = Gradients(SHAPES[shapes]).params
     start = time.perf_counter()
-    step = CONTENDERS[name](SHAPES[shapes])
+    step = CONTENDERS[name](params, SHAPES[shapes])
     built = time.perf_counter()
     step()
     first = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -14,6 +15,7 @@ from rotational.neurons import Neurons
 from shapes import Weights
 
 Step = Callable[[], Any]
+Build = Callable[[list[nn.Parameter], Weights], Step]
 LR, DECAY = 1e-4, 0.1
 
 
@@ -21,28 +23,42 @@ class MissingError(Exception):
     """What a rival needs is not installed."""
 
 
-def parameters(weights: Weights) -> list[nn.Parameter]:
-    """Weights with gradients of normal noise, the same at every call."""
-    noise = torch.Generator().manual_seed(0)
-    made = [nn.Parameter(0.02 * torch.randn(shape, generator=noise)) for shape, _ in weights]
-    for p in made:
-        p.grad = 1e-3 * torch.randn(p.shape, generator=noise)
-    return made
+class Gradients:
+    """Weights of these shapes, and normal noise as their gradients, which is another at every call.
+
+    As in training: along gradients that are always the same, weights turn until nothing is left of them to the side,
+    and then every step is the rare one whose sums cancel. Each gradient is a window on one stretch of noise.
+    """
+
+    SLACK, LINE = 1 << 16, 16
+
+    def __init__(self, weights: Weights) -> None:
+        noise = torch.Generator().manual_seed(0)
+        self.params = [nn.Parameter(0.02 * torch.randn(shape, generator=noise)) for shape, _ in weights]
+        self._sizes = [-(-p.numel() // self.LINE) * self.LINE for p in self.params]
+        self._noise = 1e-3 * torch.randn(sum(self._sizes) + self.SLACK, generator=noise)
+        self._random = random.Random(0)
+        self()
+
+    def __call__(self) -> None:
+        at = self.LINE * self._random.randrange(self.SLACK // self.LINE)
+        for p, size in zip(self.params, self._sizes, strict=True):
+            p.grad = self._noise[at : at + p.numel()].view_as(p)
+            at += size
 
 
-def ours(kind: str, **options: Any) -> Callable[[Weights], Step]:
+def ours(kind: str, **options: Any) -> Build:
     """One of our optimizers."""
 
-    def build(weights: Weights) -> Step:
-        group = {"params": parameters(weights), "neurons": [neurons for _, neurons in weights]}
+    def build(params: list[nn.Parameter], weights: Weights) -> Step:
+        group = {"params": params, "neurons": [neurons for _, neurons in weights]}
         return getattr(rotational, kind)([group], lr=LR, weight_decay=DECAY, **options).step
 
     return build
 
 
-def measured(weights: Weights) -> Step:
+def measured(params: list[nn.Parameter], weights: Weights) -> Step:
     """The step that writes down how every neuron turns."""
-    params = parameters(weights)
     units: dict[Tensor, Neurons] = {p: n for p, (shape, n) in zip(params, weights, strict=True) if len(shape) > 1}
     group = {"params": params, "neurons": [neurons for _, neurons in weights]}
     optimizer = rotational.AdamW([group], lr=LR, weight_decay=DECAY)
@@ -54,31 +70,31 @@ def measured(weights: Weights) -> Step:
     return step
 
 
-def torchs(kind: str, **options: Any) -> Callable[[Weights], Step]:
+def torchs(kind: str, **options: Any) -> Build:
     """One of torch's."""
-    return lambda weights: getattr(torch.optim, kind)(parameters(weights), lr=LR, weight_decay=DECAY, **options).step
+    return lambda params, _: getattr(torch.optim, kind)(params, lr=LR, weight_decay=DECAY, **options).step
 
 
-def compiled(weights: Weights) -> Step:
+def compiled(params: list[nn.Parameter], _: Weights) -> Step:
     """torch.compile of torch's step."""
-    optimizer = torch.optim.AdamW(parameters(weights), lr=LR, weight_decay=DECAY, foreach=True)
+    optimizer = torch.optim.AdamW(params, lr=LR, weight_decay=DECAY, foreach=True)
     return torch.compile(optimizer.step, fullgraph=False)
 
 
-def others(module: str, kind: str, **options: Any) -> Callable[[Weights], Step]:
+def others(module: str, kind: str, **options: Any) -> Build:
     """One of another package."""
 
-    def build(weights: Weights) -> Step:
+    def build(params: list[nn.Parameter], _: Weights) -> Step:
         try:
             made = getattr(import_module(module), kind)
         except ImportError as error:
             raise MissingError(f"{module} is not installed ({error})") from None
-        return made(parameters(weights), lr=LR, weight_decay=DECAY, **options).step
+        return made(params, lr=LR, weight_decay=DECAY, **options).step
 
     return build
 
 
-def copy(weights: Weights) -> Step:
+def copy(_: list[nn.Parameter], weights: Weights) -> Step:
     """The limit: 28 bytes a weight, 16 read and 12 written, with hardly any arithmetic.
 
     a += b and c += b move 12 each, and -b over a half of it another 4. What is copied lies in pieces that are larger
@@ -99,7 +115,7 @@ def copy(weights: Weights) -> Step:
 BASE = {"AdamW": "torch AdamW fused", "SGD": "torch SGD fused", "Lion": "Lion foreach"}
 """What each of our optimizers is compared with."""
 
-CONTENDERS: dict[str, Callable[[Weights], Step]] = {
+CONTENDERS: dict[str, Build] = {
     "torch AdamW fused": torchs("AdamW", fused=True),
     "torch AdamW foreach": torchs("AdamW", foreach=True),
     "torch AdamW for-loop": torchs("AdamW", foreach=False),

@@ -18,14 +18,13 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from machine import machine
-from rivals import BASE, CONTENDERS, MissingError
+from rivals import BASE, CONTENDERS, Gradients, MissingError, Step
 from shapes import SHAPES
 
 EVERYWHERE = ("torch AdamW fused", "rotational AdamW")
@@ -55,36 +54,40 @@ def one(shapes: str, names: list[str], rounds: int) -> dict[str, Any]:
     # As any forward pass does: until something large has been freed, glibc returns every temporary to the system, and
     # its page faults are what would be measured.
     torch.empty(1 << 22)
-    steps: dict[str, Callable[[], Any]] = {}
+    steps: dict[str, tuple[Gradients, Step]] = {}
     missing: dict[str, str] = {}
     for name in names:
         try:
-            steps[name] = CONTENDERS[name](SHAPES[shapes])
-            for _ in range(3):  # makes the state, and what is kept from step to step
-                steps[name]()
+            gradients = Gradients(SHAPES[shapes])
+            step = CONTENDERS[name](gradients.params, SHAPES[shapes])
+            timed(gradients, step, 3)  # makes the state, and what is kept from step to step
+            steps[name] = gradients, step
         except MissingError as reason:
             missing[name] = str(reason)
         except Exception as error:  # another package, on a machine that it does not know
             if name.startswith(("torch", "rotational", "plain", "copy")):
                 raise
             missing[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-    repeats = {name: max(1, round(0.01 / timed(step, 2))) for name, step in steps.items()}
+    repeats = {name: max(1, round(0.01 / timed(*step, 2))) for name, step in steps.items()}
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for i in range(rounds):
         for name in list(steps)[:: 1 if i % 2 else -1]:
             if i % 3 == 0 or name not in SLOW:
-                taken[name].append(timed(steps[name], repeats[name]))
+                taken[name].append(timed(*steps[name], repeats[name]))
             else:
                 taken[name].append(float("nan"))
     return {"seconds": taken, "missing": missing}
 
 
-def timed(step: Callable[[], object], repeats: int) -> float:
-    """Seconds of one call, averaged over `repeats`."""
-    start = time.perf_counter()
+def timed(gradients: Gradients, step: Step, repeats: int) -> float:
+    """Seconds of one step, averaged over `repeats`; new gradients are not counted."""
+    taken = 0.0
     for _ in range(repeats):
+        gradients()
+        start = time.perf_counter()
         step()
-    return (time.perf_counter() - start) / repeats
+        taken += time.perf_counter() - start
+    return taken / repeats
 
 
 def ratio(process: dict[str, Any], name: str) -> float:

@@ -89,6 +89,15 @@ INLINE Lot fold(Lot a, Lot b) {
 
 INLINE Lot across(Lot a, Lot b) { return PICK(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + PICK(a, b, 4, 5, 6, 7, 12, 13, 14, 15); }
 
+typedef double Doubles __attribute__((vector_size(64)));
+
+INLINE void add_lot(double *to, Lot lot) {
+    Doubles sum;
+    memcpy(&sum, to, sizeof sum);
+    sum += __builtin_convertvector(lot, Doubles);
+    memcpy(to, &sum, sizeof sum);
+}
+
 /* 32 bits that look random, the same for the same weight and step: its mark, (number + seed) GOLDEN, stirred. */
 #define GOLDEN 0x9e3779b1u
 INLINE uint32_t stirred(uint32_t mark) {

@@ -6,7 +6,9 @@
 
 #define SCRATCH 32768  /* directions that a thread holds */
 #define LANES 1024     /* neurons whose numbers it holds */
-#define SHORT 256      /* shorter rows share a loop over their weights */
+#define SHORT 128      /* shorter rows share a loop over their weights */
+#define TINY 32        /* beside still shorter ones there is time to ask for all of the next box */
+#define BEGIN 512      /* weights of the next box that are asked for in any case */
 #define FEW 512        /* terms of a row that are added up in single precision, eight at a time */
 #define ASKED 256      /* weights that memory is asked for at once, */
 #define AHEAD 1024     /* and how many before they are needed */
@@ -30,7 +32,7 @@ typedef struct {
 
 /* What a thread needs for a box. */
 typedef struct {
-    float u[SCRATCH];
+    float u[SCRATCH + LOT]; /* lots are read beyond the end */
     Sums sums;
     Coefficients coefficients;
 } Memory;
@@ -115,41 +117,68 @@ SCALED(bf16_dithered, BF16, DITHERED)
 static First *const FIRSTS[2][3][3][2][2] = {{RULES(f32_f32), RULES(f32_bf16), RULES(f32_dithered)},
                                              {RULES(bf16_f32), RULES(bf16_bf16), RULES(bf16_dithered)}};
 
-/* Sums of `lanes` neurons that lie side by side, `run` weights of each: a lot at a time, and its ends once. */
-INLINE void rows(const Job *job, int64_t from, const float *u, Sums *sums, int64_t lanes, int64_t run, int weights) {
-    static const uint32_t all = 0xffffffff;
-    /* The last lot begins where it ends with the run, and what was counted before is taken out of it. */
-    int64_t whole = run / LOT * LOT, tail = run - LOT;
-    Bits late = {0};
-    for (int64_t i = 0; i < LOT; i++) late[i] = i < LOT - run % LOT ? 0 : all;
-    for (int64_t k = 0; k < lanes; k++) {
-        const float *x = u + k * run;
-        int64_t at = from + k * run;
-        Lot zero = {0}, su = zero, sw = zero, suu = zero, sww = zero, suw = zero;
-        for (int64_t i = 0; i < whole; i += LOT) {
-            Lot ul = load_lot(x, i, F32), wl = load_lot(job->w, at + i, weights);
-            su += ul, sw += wl, suu += ul * ul, sww += wl * wl, suw += ul * wl;
-        }
-        if (whole < run) {
-            Lot ul = (Lot)((Bits)load_lot(x, tail, F32) & late), wl = (Lot)((Bits)load_lot(job->w, at + tail, weights) & late);
-            su += ul, sw += wl, suu += ul * ul, sww += wl * wl, suw += ul * wl;
-        }
-        Lot five = across(fold(fold(su, sw), fold(suu, sww)), fold(fold(suw, zero), zero));
-        sums->u[k] += five[0], sums->w[k] += five[1], sums->uu[k] += five[2], sums->ww[k] += five[3], sums->uw[k] += five[4];
-    }
-}
-
-/* The same of neurons of a handful of weights, or of one weight in each of many segments. */
-INLINE void few(const Job *job, int64_t from, const float *u, Sums *sums, int64_t lanes, int64_t run, int weights) {
-    for (int64_t k = 0; k < lanes; k++) {
+/* Sums of neurons `k` to `lanes` of `run` weights. */
+INLINE void few(const Job *job, int64_t from, const float *u, Sums *sums, int64_t k, int64_t lanes, int64_t run,
+                int weights) {
+    for (; k < lanes; k++, from += run, u += run) {
         double su = 0, sw = 0, suu = 0, sww = 0, suw = 0;
-        for (int64_t i = k * run; i < (k + 1) * run; i++) {
+        for (int64_t i = 0; i < run; i++) {
             NARROW;
             double x = u[i], w = load(job->w, from + i, weights);
             su += x, sw += w, suu += x * x, sww += w * w, suw += x * w;
         }
         sums->u[k] += su, sums->w[k] += sw, sums->uu[k] += suu, sums->ww[k] += sww, sums->uw[k] += suw;
     }
+}
+
+/* Ask for `count` weights of two arrays that are stored alike, where they exist. */
+INLINE void want(const void *a, const void *b, int64_t from, int64_t count, int kind) {
+    int64_t size = kind == F32 ? 4 : 2;
+    for (int64_t i = from * size; i < (from + count) * size; i += 64) {
+        if (a) __builtin_prefetch((const char *)a + i, 0, 2);
+        if (b) __builtin_prefetch((const char *)b + i, 0, 2);
+    }
+}
+
+typedef struct {
+    Lot u, w, uu, ww, uw;
+} Lots;
+
+/* Sums of one neuron of `run` weights, to be added up: a lot of weights at a time. The last lot holds some weights that
+ * were counted before, or, where the run is shorter, some of the next neuron: they are taken out. */
+INLINE Lots row(const Job *job, int64_t at, const float *x, int64_t run, Bits counts, int weights) {
+    int64_t last = run < LOT ? 0 : run - LOT;
+    Lot u = (Lot)((Bits)load_lot(x, last, F32) & counts), w = (Lot)((Bits)load_lot(job->w, at + last, weights) & counts);
+    Lots s = {u, w, u * u, w * w, u * w};
+    for (int64_t i = 0; i + LOT < run; i += LOT) {
+        NARROW;
+        u = load_lot(x, i, F32), w = load_lot(job->w, at + i, weights);
+        s.u += u, s.w += w, s.uu += u * u, s.ww += w * w, s.uw += u * w;
+    }
+    return s;
+}
+
+INLINE Lots folded(Lots a, Lots b) {
+    return (Lots){fold(a.u, b.u), fold(a.w, b.w), fold(a.uu, b.uu), fold(a.ww, b.ww), fold(a.uw, b.uw)};
+}
+
+/* Sums of `lanes` neurons that lie side by side, eight at a time; `next` is where the box begins that is asked for. */
+INLINE void rows(const Job *job, int64_t from, const float *u, Sums *sums, int64_t lanes, int64_t run, int64_t next,
+                 int weights) {
+    Bits counts = {0};
+    int64_t rest = (run - 1) % LOT + 1, before = run < LOT ? 0 : LOT - rest, k = 0;
+    for (int64_t i = 0; i < rest; i++) counts[before + i] = 0xffffffff;
+    /* Of short rows, a lot reaches into the next three. */
+    for (int64_t end = run < LOT ? lanes - 3 : lanes; k + LOT <= end; k += LOT) {
+#define ROW(j) row(job, from + (k + j) * run, u + (k + j) * run, run, counts, weights)
+        Lots a = folded(folded(ROW(0), ROW(1)), folded(ROW(2), ROW(3)));
+        Lots b = folded(folded(ROW(4), ROW(5)), folded(ROW(6), ROW(7)));
+        add_lot(sums->u + k, across(a.u, b.u)), add_lot(sums->w + k, across(a.w, b.w));
+        add_lot(sums->uu + k, across(a.uu, b.uu)), add_lot(sums->ww + k, across(a.ww, b.ww));
+        add_lot(sums->uw + k, across(a.uw, b.uw));
+        if (next) want(job->g, job->w, next + k * run, LOT * run, job->weights);
+    }
+    few(job, from + k * run, u + k * run, sums, k, lanes, run, weights);
 }
 
 /* Sums down the segments of neurons that have one weight in each: a lot of neurons at a time. */
@@ -178,20 +207,19 @@ INLINE void columns(const Job *job, int64_t from, const float *u, Sums *sums, in
 
 /* Sums of the neurons of a box. */
 INLINE void add(const Job *job, int64_t from, const float *u, Sums *sums, int64_t segments, int64_t lanes, int64_t run,
-                int weights) {
+                int64_t next, int weights) {
     if (run == 1) {
         columns(job, from, u, sums, lanes, segments, weights);
         return;
     }
-    for (int64_t s = 0; s < segments; s++, from += job->segment_stride, u += lanes * run) {
-        if (run < LOT) few(job, from, u, sums, lanes, run, weights);
-        else rows(job, from, u, sums, lanes, run, weights);
-    }
+    for (int64_t s = 0; s < segments; s++, from += job->segment_stride, u += lanes * run)
+        rows(job, from, u, sums, lanes, run, next, weights);
 }
 
-ALONE static void sums_of(const Job *job, int64_t from, Memory *mine, int64_t segments, int64_t lanes, int64_t run) {
-    if (job->weights == F32) add(job, from, mine->u, &mine->sums, segments, lanes, run, F32);
-    else add(job, from, mine->u, &mine->sums, segments, lanes, run, BF16);
+ALONE static void sums_of(const Job *job, int64_t from, Memory *mine, int64_t segments, int64_t lanes, int64_t run,
+                          int64_t next) {
+    if (job->weights == F32) add(job, from, mine->u, &mine->sums, segments, lanes, run, next, F32);
+    else add(job, from, mine->u, &mine->sums, segments, lanes, run, next, BF16);
 }
 
 /* Those of neuron k of a box again, all in double. */
@@ -209,7 +237,7 @@ static void sharp(const Job *job, int64_t from, Memory *mine, int64_t segments, 
 /* The second time ------------------------------------------------------------------------------------------- */
 
 INLINE void second(const Job *job, int64_t from, const Coefficients *to, const float *restrict u, int64_t lanes,
-                   int64_t run, int weights) {
+                   int64_t run, int64_t next, int weights) {
     void *all = job->w;
     if (run == 1) {
 #pragma GCC ivdep
@@ -221,6 +249,7 @@ INLINE void second(const Job *job, int64_t from, const Coefficients *to, const f
     }
     for (int64_t k = 0; k < lanes; k++) {
         int64_t at = from + k * run;
+        if (next) want(job->m, job->v, next + k * run, run, job->moments);
         const float *x = u + k * run;
         double a = to->a[k], b = to->b[k], c = to->c[k];
         if (to->nearly[k] || run < LOT) { /* b u and a w nearly cancel */
@@ -239,9 +268,10 @@ INLINE void second(const Job *job, int64_t from, const Coefficients *to, const f
     }
 }
 
-ALONE static void apply(const Job *job, int64_t from, const Coefficients *to, const float *u, int64_t lanes, int64_t run) {
-    if (job->weights == F32) second(job, from, to, u, lanes, run, F32);
-    else second(job, from, to, u, lanes, run, BF16);
+ALONE static void apply(const Job *job, int64_t from, const Coefficients *to, const float *u, int64_t lanes, int64_t run,
+                        int64_t next) {
+    if (job->weights == F32) second(job, from, to, u, lanes, run, next, F32);
+    else second(job, from, to, u, lanes, run, next, BF16);
 }
 
 #endif

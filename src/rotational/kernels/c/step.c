@@ -67,7 +67,7 @@ static void clear(Sums *sums, int64_t lanes) {
     for (int i = 0; i < 5; i++) memset(parts[i], 0, (size_t)lanes * sizeof(double));
 }
 
-static void first_of(const Work *work, const Task *box, First *over, int summed) {
+static void first_of(const Work *work, const Task *box, First *over, int summed, int64_t next) {
     const Job *job = work->job;
     int64_t at = place(job, box->lane) + box->segment * job->segment_stride + box->run_from;
     float *u = work->mine->u;
@@ -81,7 +81,7 @@ static void first_of(const Work *work, const Task *box, First *over, int summed)
     int64_t wide = box->lanes * box->run_count, calls = box->segments, count = wide;
     if (wide == job->segment_stride) calls = 1, count = box->segments * wide; /* one stretch of memory */
     for (int64_t s = 0; s < calls; s++) over(job, &work->numbers, at + s * job->segment_stride, count, u + s * wide, 0, 0);
-    if (summed) sums_of(job, at, work->mine, box->segments, box->lanes, box->run_count);
+    if (summed) sums_of(job, at, work->mine, box->segments, box->lanes, box->run_count, next);
 }
 
 /* Sums in single precision do for most neurons. Where they cancel, because u is nearly radial or nearly constant, or
@@ -103,13 +103,13 @@ static void sharpen(const Work *work, const Task *box) {
         if (rough[k]) sharp(job, at, work->mine, box->segments, box->lanes, box->run_count, k);
 }
 
-static void second_of(const Work *work, const Task *box) {
+static void second_of(const Work *work, const Task *box, int64_t next) {
     const Job *job = work->job;
     int64_t at = place(job, box->lane) + box->segment * job->segment_stride + box->run_from;
     int64_t wide = box->lanes * box->run_count;
     for (int64_t s = 0; s < box->segments; s++)
         apply(job, at + s * job->segment_stride, &work->mine->coefficients, work->mine->u + s * wide, box->lanes,
-              box->run_count);
+              box->run_count, next);
 }
 
 /* What is asked for of each neuron: angle, new norm, length of the change, its radial share. */
@@ -201,27 +201,23 @@ typedef struct {
     atomic_llong next;
 } Step;
 
-/* Ask for the first lines of the next box: while this one is gone over again, the processor does not foresee them. */
-static void foresee(const Job *job, int64_t next) {
-    const char *arrays[4] = {job->g, job->w, job->m, job->v};
-    for (int i = 0; i < 4; i++) {
-        int kind = i < 2 ? job->weights : job->moments;
-        if (!arrays[i]) continue;
-        for (int line = 0; line < 4; line++) __builtin_prefetch(arrays[i] + next * (kind == F32 ? 4 : 2) + 64 * line);
-    }
-}
-
 static void tile(const Work *work, const Task *task) {
     const Job *job = work->job;
-    int64_t fit = SCRATCH / (job->segments * job->run), most = fit < LANES ? fit : LANES;
+    int beside = job->segments == 1, tiny = beside && job->run < TINY;
+    /* Of tiny rows two boxes are in the cache, the next one on its way. */
+    int64_t fit = (tiny ? SCRATCH / 2 : SCRATCH) / (job->segments * job->run), most = fit < LANES ? fit : LANES;
     Task box = *task;
     for (int64_t end = task->lane + task->lanes; box.lane < end; box.lane += box.lanes) {
         box.lanes = end - box.lane < most ? end - box.lane : most;
-        first_of(work, &box, work->keep, 1);
+        int64_t next = beside && box.lane + box.lanes < end ? place(job, box.lane + box.lanes) : 0;
+        first_of(work, &box, work->keep, 1, tiny ? next : 0);
         sharpen(work, &box);
         numbers_of(work, box.lane, box.lanes);
-        if (job->segments == 1 && box.lane + box.lanes < end) foresee(job, place(job, box.lane + box.lanes));
-        second_of(work, &box);
+        if (next && !tiny) { /* while this box is gone over again, the processor does not foresee the next one */
+            want(job->g, job->w, next, BEGIN, job->weights);
+            want(job->m, job->v, next, BEGIN, job->moments);
+        }
+        second_of(work, &box, tiny ? next : 0);
     }
 }
 
@@ -230,7 +226,7 @@ static void flat(const Work *work, const Task *task) {
     for (int64_t at = task->run_from, end = at + task->run_count; at < end; at += SCRATCH) {
         int64_t count = end - at < SCRATCH ? end - at : SCRATCH;
         work->keep(work->job, &work->numbers, at, count, work->mine->u, 0, 0);
-        apply(work->job, at, &work->mine->coefficients, work->mine->u, 1, count);
+        apply(work->job, at, &work->mine->coefficients, work->mine->u, 1, count, 0);
     }
 }
 
@@ -241,7 +237,7 @@ static void sum(Step *step, const Work *work, const Task *task) {
     Coefficients *to = &work->mine->coefficients;
     double *table = step->numbers + unit->numbers, *parts[5] = {sums->u, sums->w, sums->uu, sums->ww, sums->uw};
     int64_t lanes = task->lanes;
-    first_of(work, task, work->look, 1);
+    first_of(work, task, work->look, 1, 0);
     sharpen(work, task);
     for (int i = 0; i < 5; i++)
         memcpy(table + (task->part * 5 + i) * lanes, parts[i], (size_t)lanes * sizeof(double));
@@ -275,8 +271,8 @@ static void apply_part(Step *step, const Work *work, const Task *task) {
         to->c[k] = from[2 * lanes + k];
         to->nearly[k] = from[3 * lanes + k] != 0;
     }
-    first_of(work, task, work->keep, 0);
-    second_of(work, task);
+    first_of(work, task, work->keep, 0, 0);
+    second_of(work, task, 0);
 }
 
 /* Numbers below 1e-38 cost a hundred times as much as others, and are worth nothing here. */
