@@ -186,10 +186,8 @@ INLINE void columns(const Job *job, int64_t from, const float *u, Sums *sums, in
                 Lot ul = load_lot(u, s * lanes + k, F32), wl = load_lot(job->w, from + s * stride + k, weights);
                 su += ul, sw += wl, suu += ul * ul, sww += wl * wl, suw += ul * wl;
             }
-            for (int i = 0; i < LOT; i++) {
-                sums->u[k + i] += su[i], sums->w[k + i] += sw[i];
-                sums->uu[k + i] += suu[i], sums->ww[k + i] += sww[i], sums->uw[k + i] += suw[i];
-            }
+            add_lot(sums->u + k, su), add_lot(sums->w + k, sw), add_lot(sums->uu + k, suu);
+            add_lot(sums->ww + k, sww), add_lot(sums->uw + k, suw);
         }
     for (int64_t s = 0; s < segments; s++)
         for (int64_t i = k; i < lanes; i++) {
