@@ -14,6 +14,7 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
+import rotational
 from compare import assert_same
 from gpu_parts import (
     BF16,
@@ -158,6 +159,36 @@ def test_nan_touches_its_own_row_only(longest):
     assert_same(of[0].w[kept], sound[0].w[kept])
 
 
+def test_an_infinite_gradient_has_a_sign():
+    rule = RULES["Lion"]
+    of = parts(rule, [(ROWS, (4, 5))], [(7,)])
+    reference, grads = double(of), gradients(of, 0)
+    grads[0][2, 1], grads[1][3] = torch.inf, -torch.inf
+    step(Triton(), of, rule, grads)
+    step(Foreach(), reference, rule, [g.double() for g in grads])
+    assert of[0].w.isfinite().all()
+    assert_same([p.w for p in of], [p.w.float() for p in reference], 1e-6)
+
+
+def test_parameters_without_entries_take_steps():
+    rule = RULES["AdamW"]
+    of = parts(rule, [(ROWS, (0, 5))], [(0,)])
+    assert [gpu.refusal(p) for p in of] == [None] * 2
+    step(Triton(), of, rule, gradients(of, 0))
+    step(Triton(), of, rule, [None, None])
+    assert [p.step.item() for p in of] == [1, 1]
+
+
+def test_gradients_at_ever_other_places_fill_no_memory():
+    rule, kernel = RULES["SGD"], Triton()
+    of = [part(rule, None, (4,), seed=i) for i in range(6)]
+    for t in range(1 << 6):
+        grads = [torch.empty(5)[odd : odd + 4].copy_(g) for i, g in enumerate(gradients(of, t)) for odd in [t >> i & 1]]
+        step(kernel, of, rule, grads)
+        assert len(kernel._tables) <= gpu.MOST
+    assert [p.step.item() for p in of] == [64.0] * 6
+
+
 def test_zero_rows_and_zero_gradients_stay_as_they_are():
     rule = RULES["SGD"]
     of = parts(rule, [(ROWS, (4, 5))], [])
@@ -215,6 +246,19 @@ def test_measured_is_what_happened(longest):
             # A length in single precision is known to 1e-7, and a step is a hundredth of it.
             assert (measured[i][1][3] - expected[3].flatten()).abs().max() < 1e-4
     assert_alike(of, reference)
+
+
+def test_an_optimizer_has_it_measured():
+    layer = torch.nn.Linear(33, 3, bias=False)
+    opt = rotational.AdamW(layer.parameters(), lr=1e-2, weight_decay=0.1, fused="triton")
+    for t in range(2):
+        before = layer.weight.detach().clone()
+        layer.weight.grad = noise((3, 33), t)
+        tables = opt.measure({layer.weight: ROWS})
+        opt.step()
+    change = ROWS.change(before, layer.weight.detach())
+    assert_same(tables[layer.weight][0], change.angle.flatten(), 1e-3)
+    assert_same(tables[layer.weight][2], change.update.flatten(), 1e-3)
 
 
 def test_numbers_may_be_tensors_and_may_be_renewed():

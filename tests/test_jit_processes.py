@@ -78,7 +78,7 @@ def script(path: Path, source: str, **environment: str) -> subprocess.Popen[byte
 
 def finished(process: subprocess.Popen[bytes]) -> None:
     try:
-        _, error = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=600)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import rotational
 from rotational import rules
 from rotational.monitor import Log, watch
 from rotational.neurons import Neurons
@@ -79,9 +80,10 @@ def test_hooking_that_fails_half_way_leaves_nothing(failing: str, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_logs_of_one_optimizer_measure_alike_and_close_apart() -> None:
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, rotational.AdamW])
+def test_two_logs_of_one_optimizer_measure_alike_and_close_apart(kind: Any) -> None:
     model = net()
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = kind(model.parameters())
     with watch(model, optimizer, every=2) as first:
         with watch(model, optimizer, every=2) as second:
             train(model, optimizer, 4)

@@ -16,7 +16,7 @@ RUNGS = ("native", "numba", "triton", "torch", "compiled", "reference")
 BEST = {"cpu": ("native", "numba"), "cuda": ("triton",)}
 """Hand-written rungs of a device, the fastest first."""
 
-MEASURING = ("native", "numba")
+MEASURING = ("native", "numba", "triton")
 """Those whose step can write down how neurons change."""
 
 Fused = bool | str | None
@@ -30,8 +30,10 @@ def choose(call: str, name: str, part: Part, fused: Fused, foreach: bool | None)
 
     Raises ValueError where what is demanded is not to be had, with the reason.
     """
+    # Weights that several processes share, and neurons with them, know none of torch's operations on lists.
+    plain = "reference" if hasattr(part.w, "to_local") else "torch"
     if fused is False or (fused is None and foreach is not None):
-        return "torch"
+        return plain
     if isinstance(fused, str):
         if why := refusal(fused, part):
             raise ValueError(f"{call}(fused={fused!r}): {name}: {why}. fused=None takes the best that there is.")
@@ -47,7 +49,7 @@ def choose(call: str, name: str, part: Part, fused: Fused, foreach: bool | None)
             f"{call}(fused=True): no hand-written kernel takes {name} ({'; '.join(reasons)}). fused=None takes the "
             "best that there is."
         )
-    return "torch"
+    return plain
 
 
 def refusal(rung: str, part: Part) -> str | None:

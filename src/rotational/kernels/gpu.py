@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rotational.kernels.layout import Layout, layout
-from rotational.kernels.native import GROUP, KINDS, STORED
+from rotational.kernels.native import EMPTY, GROUP, KINDS, STORED
 from rotational.kernels.native import _numbers as numbers_of  # pyright: ignore[reportPrivateUsage]
 from rotational.kernels.work import Part, Work, beta_of, in_line
 from rotational.neurons import WHOLE, Neurons
@@ -32,6 +32,10 @@ LONGEST, NARROW = 16384, 8192
 """Weights of a neuron that one program holds, and where they are loaded one by one; longer ones are gone over twice."""
 TILE, CHUNK, ROWS, COLUMNS = 1024, 4096, 128, 16
 """Weights of a tile of short neurons, and of a part of a long one; most neurons of a tile, and of one of columns."""
+
+
+MOST = 32
+"""Tables that an optimizer keeps, for what is measured in some steps and for gradients that lie at odd places."""
 
 
 def interpreted() -> bool:
@@ -95,7 +99,8 @@ class Triton:
             table.renew(works)
             table.point(works, grads)
             table.run()
-        torch.autograd.graph.increment_version([part.w for work in works for part in work.parts])
+        pairs = [pair for work in works for pair in zip(work.parts, work.grads, strict=True)]
+        torch.autograd.graph.increment_version([part.w for part, g in pairs if g is not None])
 
     def renew(self, works: Sequence[Work]) -> None:
         """Write the numbers of these groups for the replays of a captured step that follow, and take no step."""
@@ -108,8 +113,7 @@ class Triton:
         known = len(lists) == len(self._lists) and all(a is b for a, b in zip(lists, self._lists, strict=True))
         if not known:
             self._lists = lists
-            self._captured += [table for table in self._tables.values() if table.captured]  # graphs read them
-            self._tables.clear()
+            self._forget()
             self._fresh.clear()
         grads = [
             None if g is None else in_line(g, p.w)
@@ -129,12 +133,19 @@ class Triton:
                         "Triton.step: a step is captured before one like it was taken. Take a few steps outside the "
                         "graph first (torch.cuda.graph shows how): the first one makes tables on the device."
                     )
+                if len(self._tables) >= MOST:
+                    self._forget()
                 if device not in self._fresh:
                     self._fresh[device] = torch.tensor(_fresh(works), dtype=torch.int32, device=device)
                 table = Table(works, device, self._fresh[device], set(odd), self._longest)
                 self._tables[device, asked, odd] = table
             found.append((table, grads))
         return found
+
+    def _forget(self) -> None:
+        """Let go of all tables but those that a graph reads."""
+        self._captured += [table for table in self._tables.values() if table.captured]
+        self._tables.clear()
 
 
 class Form(NamedTuple):
@@ -264,7 +275,8 @@ class Table:
             for j, (_, out) in work.measured.items():
                 outs[index + j] = out.data_ptr()
             index += len(work.parts)
-        addresses = [g.data_ptr() if g is not None and here else 0 for g, here in zip(grads, self._here, strict=True)]
+        given = [g if here else None for g, here in zip(grads, self._here, strict=True)]
+        addresses = [0 if g is None else g.data_ptr() or EMPTY for g in given]
         if _capturing():
             # Replays copy again from memory that must exist before the capture, and stay as it is after it.
             if self._spare is None:

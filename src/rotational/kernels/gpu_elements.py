@@ -123,7 +123,7 @@ def direction(
             store(v_array, v, mask, (noise >> 16) & 0xFFFF, DITHER)
         c = c / (tl.sqrt_rn(v) * tl.load(own + ROOT) + tl.load(own + EPS))
     elif SCALE == SIGNED:
-        c = tl.where(c > 0, 1.0, 0.0) - tl.where(c < 0, 1.0, 0.0) + (c - c)  # NaN stays NaN
+        c = tl.where(c > 0, 1.0, tl.where(c < 0, -1.0, tl.where(c == 0, 0.0, c)))  # NaN stays NaN
     return c
 
 

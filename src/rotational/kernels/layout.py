@@ -60,7 +60,9 @@ def layout(neurons: Neurons, shape: Sequence[int], stride: Sequence[int]) -> Lay
         rest = sizes[0] // neurons.split
         sizes[:1], strides[:1] = [neurons.split, rest], [strides[0] * rest, strides[0]]
     axes = [_Axis(n, s, i in neurons.axes) for i, (n, s) in enumerate(zip(sizes, strides, strict=True)) if n != 1]
-    if any(a.stride <= 0 for a in axes) or math.prod(sizes) == 0:
+    if math.prod(sizes) == 0:
+        return Layout(0, 0, 1, 0, 1, 1)
+    if any(a.stride <= 0 for a in axes):
         return None
     ordered = sorted(axes, key=lambda a: -a.stride)
     if [a for a in ordered if a.neuron] != [a for a in axes if a.neuron]:

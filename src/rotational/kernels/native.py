@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
-from operator import attrgetter, is_
+from itertools import accumulate
+from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,19 @@ LIBRARY = Path(__file__).with_name("_native.so")
 ABI = 1
 """Of c/table.h; a library of another number was built from other sources."""
 
-SCRATCH, LANES, TASK, SHARE, CLOSE, THREAD = 32768, 1024, 32768, 16384, 64, 1 << 19
-"""As in c/passes.h: weights and neurons of a box. Then weights of a task, of a share of a long neuron, and how many
-must lie together for memory to be read well; and weights for which a thread is woken up, which takes as long as 150,000
-of them."""
+SCRATCH, LANES, SHARE, CLOSE, THREAD = 32768, 1024, 16384, 64, 1 << 19
+"""As in c/passes.h: weights and neurons of a box. Then weights of a share of a long neuron, and how many must lie
+together for memory to be read well; and weights for which a thread is woken up, which takes as long as 150,000 of
+them."""
+
+LEAST, LARGEST, EACH = 32768, 1 << 19, 16
+"""Weights of a task, and tasks of each thread: large ones are read in one go, small ones end at the same time."""
 
 MOST = 4
 """Tables that an optimizer keeps, for what is measured in some steps and not in others."""
+
+EMPTY = 1
+"""Instead of 0, the address of a gradient without entries: its parameter takes a step too."""
 
 GROUP = np.dtype(
     [(name, "f8") for name in ("lr", "kept", "coupled", "sign", "new", "old", "decay", "inflow", "first_new")]
@@ -106,24 +113,24 @@ class Native:
 
     def __init__(self) -> None:
         self._lists: list[list[Part]] = []
-        self._tables: dict[tuple[int, ...], Table] = {}
+        self._tables: dict[tuple[tuple[int, ...], ...], Table] = {}
 
     def step(self, works: Sequence[Work]) -> None:
         """Take one step of all groups (see `work.Kernel`)."""
         lists = [work.parts for work in works]
         known = len(lists) == len(self._lists) and all(map(is_, lists, self._lists))
         # What is measured is known by its objects, which its table keeps.
-        asked = tuple(n for i, work in enumerate(works) for j, (u, _) in work.measured.items() for n in (i, j, id(u)))
+        asked = tuple((*work.measured, *[id(units) for units, _ in work.measured.values()]) for work in works)
         if not known or (asked not in self._tables and len(self._tables) > MOST):
             self._tables, self._lists = {}, lists
         table = self._tables.get(asked)
         if table is None:
             table = self._tables[asked] = self._table(works)
         table.fill(works)
-        moved, kept = table.gradients(works)
+        grads = table.gradients(works)
         table.run(torch.get_num_threads())
-        del kept  # copies have to live until here
-        torch.autograd.graph.increment_version(moved)
+        # Gradients that are copies have lived until here.
+        torch.autograd.graph.increment_version([w for w, g in zip(table.weights, grads, strict=True) if g is not None])
 
     def _table(self, works: Sequence[Work]) -> Table:
         return Table(works)
@@ -140,6 +147,8 @@ class Table:
         self._long: list[tuple[list[tuple[int, ...]], list[tuple[int, ...]]]] = []  # sums and changes of long neurons
         self._units: list[tuple[int, ...]] = []
         self._needed = 0
+        self.total = sum(part.w.numel() for work in works for part in work.parts)
+        self._task = min(max(LEAST, self.total // (EACH * torch.get_num_threads())), LARGEST)
         index = 0
         for i, work in enumerate(works):
             for j, part in enumerate(work.parts):
@@ -160,22 +169,23 @@ class Table:
         self.tasks = np.array(ordered, TASK_ROW) if ordered else np.zeros(0, TASK_ROW)
         self.units = np.array(self._units, UNIT) if self._units else np.zeros(0, UNIT)
         self.numbers = np.zeros(max(1, self._needed))
-        self.total = sum(part.w.numel() for work in works for part in work.parts)
         counted = [x for array in (self.jobs, self.tasks, self.units) for x in (array.ctypes.data, len(array))]
         self._arguments = (self.groups.ctypes.data, *counted, self.numbers.ctypes.data)
         self._kept = [units for work in works for units, _ in work.measured.values()]
-        self._weights = [part.w for work in works for part in work.parts]
-        self._dtypes = [w.dtype for w in self._weights]
-        self._plain = all(w.is_contiguous() for w in self._weights)
+        self.weights = [part.w for work in works for part in work.parts]
+        self._stored = [_stored([part.w for part in work.parts]) for work in works]
+        starts = accumulate([len(work.parts) for work in works], initial=0)
+        self._measured = [start + j for start, work in zip(starts, works, strict=False) for j in work.measured]
+        self._written: list[tuple[float, ...]] = []
 
     def _cut(self, index: int, at: Layout, units: Neurons | None) -> None:
         """The tasks of one parameter."""
         size = at.size
         if units is None:
-            for start in range(0, size, TASK):
-                self._flat.append((index, 0, 1, 0, 1, start, min(TASK, size - start), 0, 0, FLAT, 0))
+            for start in range(0, size, self._task):
+                self._flat.append((index, 0, 1, 0, 1, start, min(self._task, size - start), 0, 0, FLAT, 0))
         elif size <= SCRATCH and (at.segments == 1 or SCRATCH // size * at.run >= min(CLOSE, at.lanes * at.run)):
-            lanes = max(1, TASK // size)
+            lanes = max(1, self._task // size)
             if at.segments > 1 and lanes > CLOSE:
                 lanes -= lanes % CLOSE  # then a box begins where a line of the cache does
             for lane, count in _pieces(at, lanes):
@@ -195,29 +205,24 @@ class Table:
                 self._long.append((both[0], both[1]))
 
     def fill(self, works: Sequence[Work]) -> None:
-        """Write the numbers of this step."""
-        index, outs = 0, self.jobs["out"]
-        for i, work in enumerate(works):
-            self.groups[2 * i] = _numbers(work, turns=False)
-            self.groups[2 * i + 1] = _numbers(work, turns=True)
-            for j, (_, out) in work.measured.items():
-                outs[index + j] = out.data_ptr()
-            index += len(work.parts)
+        """Write the numbers of this step, and where to write down what is measured."""
+        numbers = [_numbers(work, turns) for work in works for turns in (False, True)]
+        if numbers != self._written:
+            self.groups[:] = self._written = numbers
+        if self._measured:
+            self.jobs["out"][self._measured] = [out.data_ptr() for work in works for _, out in work.measured.values()]
 
-    def gradients(self, works: Sequence[Work]) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Write down where the gradients of this step lie; returns the weights that have one, and what must live on.
-
-        Autograd's own lie in memory as their weights do; others are copied.
-        """
-        grads = [g for work in works for g in work.grads]
-        given = [g for g in grads if g is not None]
-        if self._plain and len(given) == len(grads) and _alike(given, self._dtypes):
-            self.jobs["g"] = list(map(Tensor.data_ptr, given))
-            return self._weights, grads
-        pairs = list(zip(self._weights, grads, strict=True))
-        grads = [None if g is None else in_line(g, w) for w, g in pairs]
-        self.jobs["g"] = [0 if g is None else g.data_ptr() for g in grads]
-        return [w for w, g in pairs if g is not None], grads
+    def gradients(self, works: Sequence[Work]) -> list[Tensor | None]:
+        """Write down where the gradients of this step lie: autograd's own as their weights do; others are copied."""
+        grads: list[Tensor | None] = []
+        for work, stored in zip(works, self._stored, strict=True):
+            if stored is not None and work.alike is stored:
+                grads += work.grads
+            else:
+                pairs = zip(work.parts, work.grads, strict=True)
+                grads += [None if g is None else in_line(g, part.w) for part, g in pairs]
+        self.jobs["g"] = [0 if g is None else g.data_ptr() or EMPTY for g in grads]
+        return grads
 
     def run(self, threads: int) -> None:
         """Take the step."""
@@ -228,12 +233,10 @@ class Table:
         return max(1, min(threads, self.total // THREAD + 1))
 
 
-_DTYPE = attrgetter("dtype")
-
-
-def _alike(grads: list[Tensor], dtypes: list[torch.dtype]) -> bool:
-    """Whether gradients lie without gaps, in these precisions."""
-    return all(map(Tensor.is_contiguous, grads)) and list(map(_DTYPE, grads)) == dtypes
+def _stored(weights: Sequence[Tensor]) -> torch.dtype | None:
+    """The precision of weights that are all of one, and without gaps; else None."""
+    dtypes = {w.dtype for w in weights}
+    return dtypes.pop() if len(dtypes) == 1 and all(w.is_contiguous() for w in weights) else None
 
 
 def _pieces(at: Layout, lanes: int) -> list[tuple[int, int]]:

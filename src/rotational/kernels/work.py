@@ -47,6 +47,7 @@ class Work:
 
     parts         the same list for as long as nothing about its parameters changes
     grads         their gradients, taken in the precision of their weights; None where a parameter takes no step
+    alike         the precision of the gradients where all are of one, dense and without gaps; else None
     rotation      to hold, in radians; `ema` is the factor of the mean that holds it
     dither        round moments that are stored in bfloat16 at random
     foreach       whether plain torch may take parameters together
@@ -65,6 +66,7 @@ class Work:
     foreach: bool
     parts: list[Part]
     grads: Sequence[Tensor | None]
+    alike: torch.dtype | None = None
     measured: dict[int, tuple[Neurons, Tensor]] = field(default_factory=dict[int, "tuple[Neurons, Tensor]"])
 
     def coupled(self, turns: bool) -> float:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any, ClassVar
+from operator import attrgetter
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -23,24 +23,28 @@ from rotational.kernels.choose import RUNGS, Kernels
 from rotational.kernels.work import Work
 from rotational.neurons import Neurons
 from rotational.optim import checkpoint
-from rotational.optim.bound import Bound, Group, Held, options_of
+from rotational.optim.bound import Bound, Group, Held, Options
 from rotational.rule import Rule
 from rotational.scale import Rms
 
-_Asked = Mapping[Tensor, tuple[Neurons, Tensor]]
-"""Parameters that the next step is to measure: by which neurons, and into which table."""
+_Asked = dict[int, tuple[Neurons, Tensor]]
+"""Parameters (each by its id) that the next step is to measure: by which neurons, and into which table."""
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What one param group does in one step, decided and checked before anything is changed."""
+class _Plan(NamedTuple):
+    """What one param group does in one step, decided and checked before anything is changed.
+
+    `alike` is the precision of the gradients where all are alike (see `Work`); `turning`, whether any neuron turns.
+    """
 
     group: Group
     bound: Bound
     lr: float
     weight_decay: float
     rotation: float
+    turning: bool
     grads: list[Tensor | None]
+    alike: torch.dtype | None
 
 
 class RotationalOptimizer(Optimizer):
@@ -75,7 +79,7 @@ class RotationalOptimizer(Optimizer):
         self._bounds: list[Bound | None] = []
         self._kernels, self._held = Kernels(), Held()
         self._asked: _Asked = {}
-        self._read = [*(defaults.keys() - {"lr", "weight_decay", "rotation"}), "neurons"]
+        self._read = sorted(defaults.keys() - {"lr", "weight_decay", "rotation"})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -132,7 +136,7 @@ class RotationalOptimizer(Optimizer):
             if group["rotational"] and p.dim() >= 2:
                 control.neurons(known[i] if known else None).check(p.shape, _name(group, i))
         index = next((i for i, g in enumerate(self.param_groups) if g is group), len(self.param_groups))
-        plan = self._plan(index, group, [p.detach() for p in group["params"]])  # as if all had gradients
+        plan = self._plan(index, group, [p.detach() for p in group["params"]], None)  # as if all had gradients
         rungs = [plan.bound.rung(i, call, _name(group, i)) for i in range(len(group["params"]))]
         group["kernel"] = ", ".join(dict.fromkeys(rungs))
 
@@ -167,17 +171,14 @@ class RotationalOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            plans = [self._plan(i, group, self._gradients(group)) for i, group in enumerate(self.param_groups)]
+            plans = [self._plan(i, group, *self._gradients(group)) for i, group in enumerate(self.param_groups)]
             self._hold(plans)
             works = [work for plan in plans for work in self._works(plan, asked)]
             self._kernels.step(works)
             for plan in plans:
                 plan.bound.settle()
-                turning = any(
-                    n is not None and g is not None for n, g in zip(plan.bound.units, plan.grads, strict=True)
-                )
                 plan.group["steps"] = plan.group.get("steps", 0) + 1
-                plan.group["held"] = plan.rotation if turning else None
+                plan.group["held"] = plan.rotation if plan.turning else None
         return loss
 
     def measure(self, neurons: Mapping[Tensor, Neurons]) -> dict[Tensor, Tensor]:
@@ -186,7 +187,7 @@ class RotationalOptimizer(Optimizer):
         Returns, for the parameters of which it can, the tables that the step will fill: [4, neurons], the rows being
         the angle (radians), the norm after the step, the length of the change and its signed radial share. It cannot
         where the step is taken with torch's own operations, before a parameter's first step, in low precision (where
-        rounding is part of the change), and for neurons other than those that turn.
+        rounding is part of the change), and for neurons other than those that turn or that are measured already.
 
         >>> import rotational, torch
         >>> from rotational.neurons import ROWS
@@ -199,33 +200,35 @@ class RotationalOptimizer(Optimizer):
         >>> [round(angle, 6) for table in tables.values() for angle in table[0].tolist()]    # atan(rotation)
         [0.003244, 0.003244, 0.003244, 0.003244]
         """
-        asked: dict[Tensor, tuple[Neurons, Tensor]] = {}
+        tables: dict[Tensor, Tensor] = {}
         for bound in filter(None, self._bounds):
-            for i, p in enumerate(bound.group["params"]):
-                units = neurons.get(p)
-                if units is not None and p.grad is not None and (count := bound.measured(i, units)) is not None:
-                    asked[p] = units, torch.empty(4, count)
-        self._asked = asked
-        return {p: table for p, (_, table) in asked.items()}
+            for p, units, count in bound.measured(neurons):
+                if p.grad is not None:
+                    # Of two who ask for the same in one step, both see the same table.
+                    known, table = self._asked.setdefault(id(p), (units, torch.empty(4, count, device=p.device)))
+                    if known == units:
+                        tables[p] = table
+        return tables
 
-    def _gradients(self, group: Group) -> list[Tensor | None]:
+    def _gradients(self, group: Group) -> tuple[list[Tensor | None], torch.dtype | None]:
+        """The gradients of a group, and their precision where all are alike."""
         grads: list[Tensor | None] = [p.grad for p in group["params"]]
-        for i, g in enumerate(grads):
-            if g is not None and (g.layout is not torch.strided or g.is_complex()):
-                kind = "complex" if g.is_complex() else "sparse"
-                raise ValueError(
-                    f"{type(self).__name__}.step: {_name(group, i)} has a {kind} gradient; expected a dense real one"
-                    + (" (Embedding(sparse=False))." if kind == "sparse" else ".")
-                )
-        return grads
+        if (alike := _alike(grads)) is None:
+            for i, g in enumerate(grads):
+                if g is not None and (g.layout is not torch.strided or g.is_complex()):
+                    kind = "complex" if g.is_complex() else "sparse"
+                    raise ValueError(
+                        f"{type(self).__name__}.step: {_name(group, i)} has a {kind} gradient; expected a dense real "
+                        "one" + (" (Embedding(sparse=False))." if kind == "sparse" else ".")
+                    )
+        return grads, alike
 
     def _bound(self, index: int, group: Group) -> Bound:
         """The group's options as they were read last; read anew where one of them has changed."""
-        read = options_of(group, self._read)
         while len(self._bounds) <= index:
             self._bounds.append(None)
         bound = self._bounds[index]
-        if bound is None or bound.group is not group or bound.options != read:
+        if bound is None or bound.group is not group or not bound.options.hold(group):
             call, control = type(self).__name__, self._control(group)
             try:
                 rule = self.rule(group)
@@ -236,19 +239,20 @@ class RotationalOptimizer(Optimizer):
                     f"{call}.rule: the step divides after it remembers, by the mean square; {rule.name} does not. Name "
                     "a rule such as rotational.rules.adamw()."
                 )
-            bound = self._bounds[index] = Bound(group, read, rule, control, self._units(group), self.memory_key)
+            options = Options(group, self._read)
+            bound = self._bounds[index] = Bound(group, options, rule, control, self._units(group), self.memory_key)
         elif bound.control.rate is not group["rotation"]:
             bound.control = self._control(group)  # of another schedule, or of the next number in it
         return bound
 
-    def _plan(self, index: int, group: Group, grads: list[Tensor | None]) -> _Plan:
+    def _plan(self, index: int, group: Group, grads: list[Tensor | None], alike: torch.dtype | None) -> _Plan:
         call = type(self).__name__
         lr = _check.number(call, "lr", group["lr"], low=0)
         weight_decay = _check.number(call, "weight_decay", group["weight_decay"], low=0)
         bound = self._bound(index, group)
         turning = any(n is not None and g is not None for n, g in zip(bound.units, grads, strict=True))
         rotation = bound.control.rotation(bound.rule, lr, weight_decay, group.get("steps", 0)) if turning else 0.0
-        return _Plan(group, bound, lr, weight_decay, rotation, grads)
+        return _Plan(group, bound, lr, weight_decay, rotation, turning, grads, alike)
 
     def _hold(self, plans: Sequence[_Plan]) -> None:
         """Bring the state up to date: loaded or re-made weights count as they are then.
@@ -297,12 +301,13 @@ class RotationalOptimizer(Optimizer):
                 dither=group["stochastic_rounding"] and group["moment_dtype"] is torch.bfloat16,
                 foreach=group["foreach"] is not False,
                 parts=parts,
-                grads=[plan.grads[i] for i in indices],
+                grads=bound.gradients(indices, plan.grads),
+                alike=None if bound.apart else plan.alike,
             )
             if asked:
-                for j, part in enumerate(parts):
-                    if part.w in asked:
-                        _ask(work, j, *asked[part.w])
+                for j, i in enumerate(indices):
+                    if (table := asked.get(id(group["params"][i]))) is not None:
+                        _ask(work, j, *table)
             works.append((rung, work))
         return works
 
@@ -327,6 +332,23 @@ class RotationalOptimizer(Optimizer):
             checkpoint.restore_options(group, before)
         checkpoint.restore_state(self, state_dict)
         self._remember_nothing(self.defaults)
+
+
+_DTYPE = attrgetter("dtype")
+
+
+def _alike(grads: Sequence[Tensor | None]) -> torch.dtype | None:
+    """The precision of gradients that are all dense, real, without gaps and of one precision; else None.
+
+    They are asked all at once, since of small models each one's own questions would be half of a step.
+    """
+    try:
+        dtypes, close = set(map(_DTYPE, grads)), all(map(Tensor.is_contiguous, cast("Sequence[Tensor]", grads)))
+    except AttributeError:
+        return _alike([g for g in grads if g is not None])
+    except RuntimeError:  # of sparse rows and columns
+        return None
+    return dtype if close and len(dtypes) == 1 and not (dtype := dtypes.pop()).is_complex else None
 
 
 def _ask(work: Work, j: int, units: Neurons, table: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter, is_
 from typing import Any
@@ -21,9 +21,23 @@ from rotational.scale import Rms
 Group = dict[str, Any]
 
 
-def options_of(group: Group, names: Iterable[str]) -> tuple[Any, ...]:
-    """The options of a group as values that later changes leave alone."""
-    return tuple(_value(group.get(name)) for name in names)
+class Options:
+    """Options of a group as they were read last: values that later changes leave alone."""
+
+    def __init__(self, group: Group, names: Sequence[str]) -> None:
+        self._names = names
+        self._given = [group.get(name) for name in names]
+        self._values = list(map(_value, self._given))
+        self._neurons = _value(group.get("neurons"))
+        # Of numbers and names it is enough that they are the same objects.
+        self._plain = all(map(is_, self._given, self._values))
+
+    def hold(self, group: Group) -> bool:
+        """Whether the group still has them."""
+        neurons, given = group.get("neurons"), list(map(group.get, self._names))
+        if (None if neurons is None else tuple(neurons)) != self._neurons:
+            return False
+        return (self._plain and all(map(is_, given, self._given))) or list(map(_value, given)) == self._values
 
 
 def _value(option: Any) -> Any:
@@ -32,7 +46,28 @@ def _value(option: Any) -> Any:
     return option.item() if isinstance(option, Tensor) and option.numel() == 1 else option
 
 
-_SHAPE = attrgetter("shape")
+_SHAPE, _ADDRESS = attrgetter("shape"), Tensor.data_ptr
+_BESIDE = ("step", "norm", "update_rms", "turns")
+"""What a parameter's state holds beside its moments."""
+
+
+def sharded(p: Tensor) -> bool:
+    """Whether several processes hold a parameter together (a DTensor, of FSDP2 or tensor parallelism)."""
+    return hasattr(p, "to_local")
+
+
+def own(x: Any) -> Any:
+    """What this process holds of a tensor, sharing its memory."""
+    return x.to_local() if hasattr(x, "to_local") else x
+
+
+def _apart(p: Any, units: Neurons | None) -> bool:
+    """Whether what this process holds of a sharded parameter can be stepped as a tensor by itself: whole neurons.
+
+    Where no neuron turns, it is weights that are.
+    """
+    whole = units is None or (units.axes[:1] == (0,) and units.split == 1)
+    return sharded(p) and all(x.is_replicate() or x.is_shard(0 if units else None) for x in p.placements) and whole
 
 
 class Held:
@@ -48,9 +83,31 @@ class Held:
     def same(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
         """Whether all of it is the same as at the last call."""
         values = list(chain.from_iterable(map(dict.values, states.values())))
-        same = len(values) == len(self._values) and all(map(is_, values, self._values))
+        same = _same(values, self._values)
         self._values = values
         return same
+
+
+class _Seen:
+    """Where the parameters of a group lay when nothing about any of them was outdated."""
+
+    def __init__(self, params: Sequence[Tensor], parts: Sequence[Part | None]) -> None:
+        self._params, self._sharded = list(params), any(map(sharded, params))
+        self._waiting = [i for i, part in enumerate(parts) if part is None]
+        self._places = self._found(params)
+
+    def _found(self, params: Sequence[Tensor]) -> tuple[list[int], list[torch.Size]]:
+        if self._sharded:
+            params = list(map(own, params))
+        return list(map(_ADDRESS, params)), list(map(_SHAPE, params))
+
+    def same(self, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> bool:
+        """Whether they lie there still, and none of those without a part has a gradient now."""
+        return (
+            _same(params, self._params)
+            and self._found(params) == self._places
+            and all(grads[i] is None for i in self._waiting)
+        )
 
 
 class Bound:
@@ -62,7 +119,7 @@ class Bound:
     def __init__(
         self,
         group: Group,
-        options: tuple[Any, ...],
+        options: Options,
         rule: Rule,
         control: Control,
         units: Sequence[Neurons | None],
@@ -70,10 +127,15 @@ class Bound:
     ) -> None:
         self.group, self.options, self.rule, self.control, self.units = group, options, rule, control, units
         self._parts: list[Part | None] = [None] * len(units)
+        self._made_of: list[list[Any]] = [[]] * len(units)  # each part's parameter and state, as the optimizer has them
+        self.apart: set[int] = set()
         self._rungs: list[str] = [""] * len(units)
-        self._whole: tuple[list[Tensor], list[int], list[torch.Size]] | None = None
+        self._seen: _Seen | None = None
         self._shares: dict[str, tuple[list[int], list[Part]]] | None = None
+        self._measured: tuple[list[Any], list[tuple[Tensor, Neurons, int]]] | None = None
         self._memory_key = memory_key
+        moments = [(memory_key, rule.memory.old != 0), ("exp_avg_sq", isinstance(rule.scale, Rms))]
+        self._keys = [*_BESIDE, *[key for key, used in moments if used]]
         self._fresh: list[Part] = []
 
     def outdated(
@@ -81,36 +143,18 @@ class Bound:
     ) -> list[int]:
         """Parameters with a gradient whose part is missing or no longer as it was; `same` as `Held` has it."""
         params: list[Tensor] = self.group["params"]
-        if same and self._whole is not None:
-            weights, addresses, shapes = self._whole
-            if (
-                len(params) == len(weights)
-                and all(map(is_, params, weights))
-                and list(map(Tensor.data_ptr, params)) == addresses
-                and list(map(_SHAPE, params)) == shapes
-            ):
-                return []
-        found: list[int] = []
-        for i, (p, g, part) in enumerate(zip(params, grads, self._parts, strict=True)):
-            if g is None:
-                continue
-            as_before = part and part.w is p and part.address == p.data_ptr() and part.shape == p.shape
-            if part is None or not (as_before and self._holds(part, states[p].get)):
-                found.append(i)
-        self._whole = None
-        if not found and None not in self._parts:
-            parts = [part for part in self._parts if part is not None]
-            self._whole = [part.w for part in parts], [part.address for part in parts], [part.shape for part in parts]
-        return found
+        if same and self._seen is not None and self._seen.same(params, grads):
+            return []
+        old = [i for i, part in enumerate(self._parts) if not (part and self._lasts(i, part, states))]
+        self._seen = None if any(self._parts[i] for i in old) else _Seen(params, self._parts)
+        return [i for i in old if grads[i] is not None]
 
-    def _holds(self, part: Part, get: Callable[[str], Any]) -> bool:
-        """Whether the state is made of the tensors that the part has."""
-        return (
-            get("step") is part.step
-            and (part.m is None or get(self._memory_key) is part.m)
-            and (part.v is None or get("exp_avg_sq") is part.v)
-            and get("norm") is part.norm
-        )
+    def _lasts(self, i: int, part: Part, states: Mapping[Tensor, Mapping[str, Any]]) -> bool:
+        """Whether parameter i lies where it did, and its state is made of the tensors that the part has."""
+        p = self.group["params"][i]
+        here = own(p)
+        as_before = part.address == here.data_ptr() and part.shape == here.shape and p in states
+        return as_before and _same([p, *map(states[p].get, self._keys)], self._made_of[i])
 
     def take_in(self, i: int, state: dict[str, Any], call: str, name: str) -> None:
         """Make what is missing of the state of parameter i, and decide how its step is taken."""
@@ -126,27 +170,32 @@ class Bound:
         if units is None:
             for key in ("norm", "update_rms", "turns"):  # once it turns again, its length is noted anew
                 state.pop(key, None)
-        part = Part(
-            w=p,
-            m=state[self._memory_key] if remembers else None,
-            v=state["exp_avg_sq"] if divides else None,
-            step=state["step"],
+        self._made_of[i] = [p, *map(state.get, self._keys)]
+        self.apart.discard(i)
+        here: Callable[[Any], Any] = own if _apart(p, units) else lambda x: x
+        if here is own:
+            self.apart.add(i)
+        self._parts[i] = part = Part(
+            w=here(p),
+            m=here(state[self._memory_key]) if remembers else None,
+            v=here(state["exp_avg_sq"]) if divides else None,
+            step=here(state["step"]),
             fresh=fresh and self.rule.memory.warm,
             units=units,
-            norm=state.get("norm"),
-            rms=state.get("update_rms"),
-            turns=state.get("turns"),
+            norm=here(state.get("norm")),
+            rms=here(state.get("update_rms")),
+            turns=here(state.get("turns")),
         )
-        self._parts[i] = part
         self._rungs[i] = choose(call, name, part, self.group["fused"], self.group["foreach"])
-        self._shares = None
+        self._shares = self._measured = None
         if part.fresh:
             self._fresh.append(part)
 
     def rung(self, i: int, call: str, name: str) -> str:
         """What will take the step of parameter i; raises ValueError where `fused` demands what is not to be had."""
-        p = self.group["params"][i]
-        part = Part(p, None, None, torch.zeros(()), False, self.units[i], None, None, None)
+        p, units = self.group["params"][i], self.units[i]
+        w = own(p) if _apart(p, units) else p
+        part = Part(w, None, None, torch.zeros(()), False, units, None, None, None)
         return choose(call, name, part, self.group["fused"], self.group["foreach"])
 
     def shares(self) -> dict[str, tuple[list[int], list[Part]]]:
@@ -161,17 +210,44 @@ class Bound:
             self.group["kernel"] = ", ".join(self._shares)
         return self._shares
 
+    def gradients(self, indices: Sequence[int], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Those of some parameters, as their parts have the weights."""
+        found = [grads[i] for i in indices]
+        for j, i in enumerate(indices if self.apart else ()):
+            g: Any = found[j]
+            if g is not None and i in self.apart:
+                p = self.group["params"][i]
+                found[j] = own(g if g.placements == p.placements else g.redistribute(p.device_mesh, p.placements))
+        return found
+
     def settle(self) -> None:
         """After a step: what was made for it now holds something."""
         for part in self._fresh:
             part.fresh = False
         self._fresh.clear()
 
-    def measured(self, i: int, neurons: Neurons) -> int | None:
+    def measured(self, neurons: Mapping[Tensor, Neurons]) -> list[tuple[Tensor, Neurons, int]]:
+        """Parameters whose step can write down how these neurons change, and how many each has."""
+        given = [*neurons, *neurons.values()]
+        if self._measured is None or not _same(given, self._measured[0]):
+            found: list[tuple[Tensor, Neurons, int]] = []
+            for i, p in enumerate(self.group["params"]):
+                units = neurons.get(p)
+                if units is not None and (count := self._count(i, units)) is not None:
+                    found.append((p, units, count))
+            self._measured = given, found
+        return self._measured[1]
+
+    def _count(self, i: int, neurons: Neurons) -> int | None:
         """How many neurons of parameter i its step can write down; None where it cannot, or not for these."""
         part = self._parts[i]
-        if part is None or self._rungs[i] not in MEASURING or part.w.dtype is not torch.float32:
+        if part is None or self._rungs[i] not in MEASURING or part.w.dtype is not torch.float32 or i in self.apart:
             return None
         if part.units is not None and part.norm is not None:
             return part.norm.numel() if (part.units.axes, part.units.split) == (neurons.axes, neurons.split) else None
         return neurons.count(part.shape) if layout(neurons, part.shape, part.stride) is not None else None
+
+
+def _same(found: Sequence[Any], known: Sequence[Any]) -> bool:
+    """Whether these are the very same objects."""
+    return len(found) == len(known) and all(map(is_, found, known))

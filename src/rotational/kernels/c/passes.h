@@ -70,8 +70,8 @@ INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t c
         return;
     }
     double su = 0, sw = 0, suu = 0, sww = 0, suw = 0;
-    for (int64_t block = 0; block < count; block += ASKED) {
-        int64_t end = count - block < ASKED ? count : block + ASKED;
+    for (int64_t block = 0, end; block < count; block = end) {
+        end = count - block < 2 * ASKED ? count : block + ASKED; /* no tail that is all ends */
         ask(job, from + block + AHEAD, weights, moments, scale, remembers);
         float fu = 0, fw = 0, fuu = 0, fww = 0, fuw = 0;
 #pragma GCC ivdep
