@@ -51,6 +51,11 @@ A claim is decided by the 95% interval of its number over seeds (Student's t; of
 shares of a gap): **held** where all of it lies in the range, **not held** where all of it lies outside, **undecided**
 between. Comparisons are paired by seed; sweeps choose their point on validation data and report test data. Expected is
 what the paper or the theory says; limits are ours.
+
+Runs on a CPU repeat bit by bit: four of those below, run anew, gave the stored losses, accuracies and rotations to the
+last digit. What was predicted of them was predicted when they ended, by the laws of that day, whose number results hold
+(`laws` among `versions`; older ones have none). By the laws of number 1 the predictions of these four differ from the
+stored ones by 0% (SGDM), 0.2% and 0.5% (AdamW) and 1.9% (Lion) at most.
 """
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from rotational.lab.data import available, found, load, small, tables
-from rotational.lab.data.images import augmented, images
+from rotational.lab.data.images import Stored, augmented, drawn, images
 from rotational.lab.declare import Data
 from rotational.lab.models import ImageForm
 
@@ -184,7 +184,7 @@ def test_tables_that_are_none_and_lack_columns_are_sentences(tmp_path):
 def test_images_are_moved_and_mirrored_within_their_frame():
     g = torch.Generator().manual_seed(0)
     x = torch.arange(1, 65, dtype=torch.uint8).view(1, 1, 8, 8).expand(200, 3, 8, 8)
-    moved = augmented(x, g, flip=True, shift=2)
+    moved = augmented(x, *drawn(200, g, flip=True, shift=2), shift=2)
     assert moved.shape == x.shape
     framed = torch.nn.functional.pad(x[0], (2,) * 4)
     allowed = [
@@ -192,8 +192,10 @@ def test_images_are_moved_and_mirrored_within_their_frame():
     ]  # mirroring the frame mirrors the moved images
     kinds = {next(i for i, a in enumerate(allowed) if torch.equal(a, image)) for image in moved}
     assert len(kinds) > 40  # of 50
-    again = [augmented(x, torch.Generator().manual_seed(5), True, 2) for _ in range(2)]
-    assert torch.equal(*again)
+    held = Stored(x, torch.zeros(200), flip=True, shift=2)
+    index, rows = torch.arange(100).flip(0), torch.tensor([5, 97, 6])
+    whole, part = (held.take(index, torch.Generator().manual_seed(5), r) for r in (slice(None), rows))
+    assert torch.equal(whole[rows], part)
 
 
 def test_validation_does_not_depend_on_limits_and_shares_nothing_with_training():
@@ -301,46 +303,3 @@ def test_two_data_sets_in_one_folder_are_told_apart(tmp_path):
     assert "not in" in str(available(Data("cifar10"), tmp_path))
     write_tar(tmp_path / "cifar-10-python.tar.gz", "cifar-10-batches-py", cifar10_files(), "w:gz")
     assert load(Data("cifar10"), tmp_path).form.classes == 10
-
-
-# ImageNet -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder_of_images(tmp_path):
-    image = pytest.importorskip("PIL.Image")
-    for split, count in (("train", 10), ("val", 3)):
-        for label, name in enumerate(("n01", "n02")):
-            folder = tmp_path / "imagenet" / split / name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = np.full((60 + i, 90, 3), 250 * label, dtype=np.uint8)
-                pixels[:, :45, 1] = 100  # the left half, so that mirroring shows
-                image.fromarray(pixels).save(folder / f"{i}.JPEG", quality=95)
-    return tmp_path
-
-
-def test_imagenet_as_an_image_folder(folder_of_images):
-    data = load(Data("imagenet", side=32), folder_of_images)
-    assert data.form == ImageForm(2, 3, 32)
-    assert [len(p.labels) for p in (data.train, data.validation, data.test)] == [18, 2, 6]
-    index = torch.arange(18)
-    one, two = (data.train.take(index, torch.Generator().manual_seed(4)) for _ in range(2))
-    assert one.shape == (18, 3, 32, 32)
-    assert one.dtype == torch.uint8
-    assert torch.equal(one, two)
-    assert not torch.equal(one, data.train.take(index, torch.Generator().manual_seed(5)))
-    red = one[:, 0].float().mean((1, 2))
-    assert torch.equal(red > 125, data.train.labels == 1)
-    shown = data.test.take(torch.arange(6), None)
-    left, right = shown[..., 1:12].float(), shown[..., 20:].float()
-    assert (left[:, 1].mean((1, 2)) - 100).abs().max() < 10
-    assert ((right[:, 1].mean((1, 2)) - 250 * data.test.labels).abs() < 10).all()
-
-
-def test_an_image_that_is_none_is_a_sentence(folder_of_images):
-    for path in (folder_of_images / "imagenet" / "val" / "n01").iterdir():
-        path.write_bytes(b"nothing")
-    data = load(Data("imagenet", side=32), folder_of_images)
-    with pytest.raises(ValueError, match=r"JPEG: not a readable image"):
-        data.test.take(torch.arange(6), None)

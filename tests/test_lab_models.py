@@ -134,6 +134,7 @@ MISTAKES = {
     "other data": (Model("gpt"), CIFAR, ValueError, "the data is images; expected one of resnet20"),
     "heads": (Model("gpt", width=10), TextForm(9, 4), ValueError, "expected heads that divide the width"),
     "a patch": (Model("vit", patch=5), SMALL, ValueError, "a patch that divides the image's side, 16"),
+    "a drop": (Model("vit", drop_path=1.0), SMALL, ValueError, "expected a probability below 1"),
 }
 
 
@@ -231,6 +232,28 @@ def test_vgg_without_a_norm_has_none():
 
 
 # Translation ----------------------------------------------------------------------------------------------------
+
+
+def test_a_part_that_is_left_out_of_some_images_is_whole_on_average():
+    x = torch.randn(2000, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = build(Model("vit", width=8, heads=2, blocks=1), ImageForm(10, 3, 8))
+    block, tokens = (
+        model.blocks[0],
+        model.positions(torch.cat([x.new_zeros(2000, 1, 8), x.view(2000, 4, 48)[..., :8]], 1)),
+    )
+    block.norm2.weight.data.zero_()  # the MLP then adds nothing, and attention is all there is
+    whole = block(tokens)
+    block.drop = 0.25
+    assert torch.equal(block.eval()(tokens), whole)
+    torch.manual_seed(1)
+    some = block.train()(tokens)
+    step, taken = whole - tokens, some - tokens
+    out = (taken.abs().amax((1, 2)) < 1e-6).double().mean()
+    assert float(out) == pytest.approx(0.25, abs=0.03)
+    left = taken[taken.abs().amax((1, 2)) > 1e-6]
+    assert torch.allclose(left, step[taken.abs().amax((1, 2)) > 1e-6] / 0.75, atol=1e-5)
+    drops = [b.drop for b in build(Model("deit_tiny", drop_path=0.11), ImageForm(10, 3, 32)).blocks]
+    assert drops == pytest.approx([0.01 * i for i in range(12)])
 
 
 @pytest.fixture

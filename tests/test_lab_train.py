@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,26 @@ def test_bf16_trains_near_single_precision(tmp_path):
     assert losses[1] == pytest.approx(losses[0], abs=0.1)
 
 
+def test_batches_that_are_made_ahead_are_those_that_are_made_when_asked_for(tmp_path, monkeypatch):
+    one, two = Points(RUN), Points(RUN)
+    train.train(RUN, one, tmp_path / "one")
+    monkeypatch.setitem(train.AHEAD, "cpu", 3)
+    asked = []
+    stop = lambda: asked.append(1) or len(asked) == 10  # noqa: E731
+    assert not train.train(RUN, Points(RUN), tmp_path / "two", stop=stop).done
+    train.train(RUN, two, tmp_path / "two")  # from its checkpoint
+    assert_equal(weights(one.model), weights(two.model))
+    assert not [t for t in threading.enumerate() if t.name.startswith("batches")]
+
+
+def test_a_run_that_was_compiled_in_part_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
+    asked = []
+    stop = lambda: asked.append(1) or len(asked) == 5  # noqa: E731
+    train.train(RUN, Points(RUN), tmp_path, stop=stop, compile=True)
+    assert train.train(RUN, Points(RUN), tmp_path).result.versions["compile"] == "inductor"
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler's own
 def test_a_compiled_model_trains_to_the_same_weights_up_to_rounding(tmp_path):
@@ -188,8 +209,9 @@ def test_two_processes_train_as_one(name, tmp_path):
 def test_a_batch_that_does_not_divide_is_refused():
     from rotational.lab.ranks import Ranks
 
-    x = torch.arange(9)
     with pytest.raises(ValueError, match="a multiple of the 2 processes"):
-        Ranks(0, 2, torch.device("cpu")).share((x,))
-    parts = [Ranks(r, 3, torch.device("cpu")).share((x, -x)) for r in range(3)]
-    assert sorted(torch.cat([p[0] for p in parts]).tolist()) == list(range(9))
+        Ranks(0, 2, torch.device("cpu")).divide([8, 9])
+    task = Points(RUN.but(batch=9))
+    parts = [task.part(3, Ranks(r, 3, torch.device("cpu")).rows) for r in range(3)]
+    for k, x in enumerate(task.batch(3)):
+        assert torch.equal(torch.stack([p[k] for p in parts], 1).flatten(0, 1), x)

@@ -24,7 +24,7 @@ from rotational.lab.ledger import Entry
 from rotational.lab.progress import Clock, clock
 from rotational.lab.quantities import Of
 from rotational.lab.shelf import Shelf
-from rotational.lab.workers import Pool, Word
+from rotational.lab.workers import Machine, Pool, Word
 from rotational.paper.figures import FIGURES
 
 RUN = Run(
@@ -235,11 +235,11 @@ class Flag:
 def test_a_stopped_run_goes_on_and_ends_like_one_in_a_piece(tmp_path):
     words: list[Word] = []
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    workers.perform(HELD, whole, None, "cpu", words.append, lambda: False)
-    workers.perform(HELD, halves, None, "cpu", words.append, Flag(after=5))
+    workers.perform(HELD, whole, None, Machine(), words.append, lambda: False)
+    workers.perform(HELD, halves, None, Machine(), words.append, Flag(after=5))
     assert words[-1].state == "stopped"
     assert Shelf(halves).get(HELD) is None
-    workers.perform(HELD, halves, None, "cpu", words.append, lambda: False)
+    workers.perform(HELD, halves, None, Machine(), words.append, lambda: False)
     assert words[-1].state == "done"
     one, two = (Shelf(folder).get(HELD) for folder in (whole, halves))
     assert one is not None

@@ -53,6 +53,7 @@ from rich.console import Console
 from rotational.__main__ import leave
 from rotational.lab import reproduce, tasks, together
 from rotational.lab.shelf import Shelf
+from rotational.lab.workers import Machine
 from test_reproduce_ranks import HELD, ODD, RUN, figure
 
 {before}
@@ -62,7 +63,7 @@ def lead(crew):
     print(*ended.failed, sep="\\n")
     return 130 if ended.interrupted else 2 if ended.failed else 0
 
-leave(together.run("cpu", None, lead, {shard}))
+leave(together.run(Machine(shard={shard}, compile={compiled}), None, lead))
 """
 
 
@@ -84,8 +85,11 @@ def started(*command: str) -> list[subprocess.Popen[str]]:
     ]
 
 
-def script(root: Path, runs: str, before: str = "", shard: bool = False) -> list[subprocess.Popen[str]]:
-    code = SCRIPT.format(tests=str(Path(__file__).parent), before=before, runs=runs, root=str(root), shard=shard)
+def script(
+    root: Path, runs: str, before: str = "", shard: bool = False, compiled: bool = False
+) -> list[subprocess.Popen[str]]:
+    tests = str(Path(__file__).parent)
+    code = SCRIPT.format(tests=tests, before=before, runs=runs, root=str(root), shard=shard, compiled=compiled)
     return started("-c", code)
 
 
@@ -196,6 +200,17 @@ def test_torchrun_starts_the_command_and_the_first_process_alone_speaks(tmp_path
 def test_shards_need_processes(capsys, tmp_path):
     assert main(["reproduce", "adamc", "--shard", "--out", str(tmp_path)]) == 2
     assert "--shard: there is one process. Start several: torchrun" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_compiled_run_of_two_processes_is_that_of_one_and_says_so(tmp_path):
+    finish(script(tmp_path / "plain", "HELD"))
+    finish(script(tmp_path / "compiled", "HELD", compiled=True))
+    one, two = (Shelf(tmp_path / name).store.result(HELD) for name in ("plain", "compiled"))
+    assert one is not None
+    assert two is not None
+    assert two.versions == {**one.versions, "compile": "inductor"}
+    assert two.curves["loss"].value.tolist() == pytest.approx(one.curves["loss"].value.tolist(), rel=1e-3)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from rotational.lab.measures import Measured
 from rotational.lab.quantities import Of
 from rotational.lab.shelf import COMPUTED, Shelf
 from rotational.lab.store import RESULT, Store
-from rotational.lab.workers import Word
+from rotational.lab.workers import Machine, Word
 from rotational.paper.base import SUBSTITUTES
 from rotational.paper.figures import FIGURES
 
@@ -62,7 +62,7 @@ class Here:
     def work(self, jobs, root, data, hear, stop) -> None:
         self.rounds += 1
         for job in jobs:
-            workers.perform(job, root, data, "cpu", hear, stop.is_set)
+            workers.perform(job, root, data, Machine(), hear, stop.is_set)
         self.between()
 
 
@@ -112,7 +112,7 @@ def test_numbers_that_another_process_computed_meanwhile_are_taken(tmp_path, mon
         return Measured(what, {"rotation": 2.0}, {}, seconds=9.0)
 
     monkeypatch.setattr(computed, "compute", computing)
-    workers.perform(WALK, tmp_path, None, "cpu", heard.append, lambda: False)
+    workers.perform(WALK, tmp_path, None, Machine(), heard.append, lambda: False)
     assert [(word.state, word.seconds) for word in heard] == [("running", 0.0), ("done", 7.0)]
     assert Shelf(tmp_path).get(WALK).scalars == {"rotation": 1.0}
 
@@ -124,7 +124,7 @@ def test_a_run_of_another_process_is_looked_at_again_and_is_no_error_once_it_is_
 
         def other_ends() -> None:
             stack.close()
-            workers.perform(runs[0], tmp_path, None, "cpu", lambda _: None, lambda: False)
+            workers.perform(runs[0], tmp_path, None, Machine(), lambda _: None, lambda: False)
 
         ended = reproduce.run([one(*runs)], "tiny", Shelf(tmp_path), Here(other_ends))
     assert (ended.failed, ended.states[0].missing) == ((), 0)
@@ -189,9 +189,9 @@ def test_after_such_an_error_the_pages_are_written(capsys, tmp_path, monkeypatch
 
 def test_a_log_whose_result_was_removed_says_what_to_move(tmp_path):
     heard: list[Word] = []
-    workers.perform(RUN, tmp_path, None, "cpu", heard.append, lambda: False)
+    workers.perform(RUN, tmp_path, None, Machine(), heard.append, lambda: False)
     (tmp_path / RUN.key / RESULT).unlink()
-    workers.perform(RUN, tmp_path, None, "cpu", heard.append, lambda: False)
+    workers.perform(RUN, tmp_path, None, Machine(), heard.append, lambda: False)
     assert heard[-1].state == "failed"
     assert f"Move the folder {RUN.key} away to run it again" in heard[-1].said
 
@@ -300,3 +300,15 @@ def test_taking_removes_nothing_and_pruning_waits_for_what_a_second_stage_needs(
     assert docs["prune"](stored) == 0
     assert {path.name for path in stored.iterdir()} == whole
     json.loads(gone.read_text())
+
+
+def test_compiling_that_does_not_work_here_is_refused_before_anything_runs(capsys, tmp_path, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("No working C++ compiler found.\nOr so it seems.")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    code, _, err = run(capsys, "adamc", "--compile", "--out", tmp_path / "out")
+    assert code == 2
+    assert "torch.compile does not work here on cpu (RuntimeError: No working C++ compiler found). Leave --comp" in err
+    assert not (tmp_path / "out").exists()
+    assert run(capsys, "adamc", "--compile", "--list", "--out", tmp_path)[0] == 0  # nothing is compiled

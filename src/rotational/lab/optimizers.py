@@ -32,14 +32,12 @@ def set_step(optimizer: TorchOptimizer, run: Run, step: int) -> None:
             group["weight_decay"] = run.optimizer.weight_decay * share
 
 
-def build(run: Run, model: nn.Module, kernel: str | None = None) -> TorchOptimizer:
+def build(run: Run, model: nn.Module) -> TorchOptimizer:
     """The optimizer of a run: torch's, or the rotational variant; `set_step` tells it the lr of each step.
 
     A rotation given as a number is the angle at the full lr, and follows the schedule as an equilibrium would
     that has time to follow: by the root of lr (times the root of the weight decay's multiple, where that falls too).
     Gains and biases that stay as they are are frozen here.
-
-    `kernel` names the rung of the rotational step, and None takes the fastest.
 
     Raises ValueError for options that contradict each other, for a rotational rule without an angle, and for Muon on a
     model without hidden matrices.
@@ -60,34 +58,34 @@ def build(run: Run, model: nn.Module, kernel: str | None = None) -> TorchOptimiz
         return MuonAndAdamW(split(model, params), o)
     if not o.rotational:
         return _plain(o, params)
-    optimizer = _rotational(run, params, kernel)
+    optimizer = _rotational(run, params)
     if o.imbalance is not None:
         uneven.turn(optimizer, o.imbalance, run.seed)
     return optimizer
 
 
 def _plain(o: Optimizer, params: list[dict[str, Any]]) -> TorchOptimizer:
+    # foreach is torch's choice on GPUs; on a CPU it is a third faster than a loop over tensors, to the same bits.
     match o.rule:
         case "sgd":
-            return torch.optim.SGD(params, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov)
+            return torch.optim.SGD(params, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, foreach=True)
         case "adamw":
-            return torch.optim.AdamW(params, lr=o.lr, betas=o.betas, eps=o.eps)
+            return torch.optim.AdamW(params, lr=o.lr, betas=o.betas, eps=o.eps, foreach=True)
         case "adam":
-            return torch.optim.Adam(params, lr=o.lr, betas=o.betas, eps=o.eps)
+            return torch.optim.Adam(params, lr=o.lr, betas=o.betas, eps=o.eps, foreach=True)
         case "lion":  # torch has none; without rotation it is the rule itself
             return Lion(params, lr=o.lr, betas=o.betas, rotational=False)
         case "muon":
             raise AssertionError("has an optimizer of its own")
 
 
-def _rotational(run: Run, params: list[dict[str, Any]], kernel: str | None) -> TorchOptimizer:
+def _rotational(run: Run, params: list[dict[str, Any]]) -> TorchOptimizer:
     o, rate = run.optimizer, _rate(run)
     control: dict[str, Any] = {
         "units": o.units,
         "center": o.center,
         "update_memory": o.update_memory,
         "rotation": rate,
-        "fused": kernel,
     }
     match o.rule:
         case "sgd":

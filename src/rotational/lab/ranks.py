@@ -1,8 +1,8 @@
 """One run on several processes, as torchrun starts them: the batch is split, gradients are averaged.
 
-Every process draws the same batch and takes its share, so that the run's batch is what it says, on however many
-processes. The first of them measures, evaluates and writes. Batch norm takes the statistics of each process's share,
-and a mean over words is one over the words of each share.
+Every process draws the same batch and makes its own rows of it (`Task.part`), so that the run's batch is what it says,
+on however many processes. The first of them measures, evaluates and writes. Batch norm takes the statistics of each
+process's share, and a mean over words is one over the words of each share.
 
 What can be refused, data that is missing or options that contradict each other, is refused by all of them or by none
 (`Ranks.together`), and they go on to the next run. What fails later, inside a step, leaves the others waiting for sums
@@ -41,12 +41,10 @@ class Ranks:
         """Whether this process measures and writes."""
         return self.rank == 0
 
-    def share(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """This process's part of a batch; raises ValueError for one that does not divide."""
-        if self.world == 1:
-            return batch
-        self.divide([len(batch[0])])
-        return tuple(x[self.rank :: self.world] for x in batch)
+    @property
+    def rows(self) -> slice:
+        """This process's part of a batch."""
+        return slice(self.rank, None, self.world)
 
     def divide(self, sizes: Iterable[int]) -> None:
         """Raise ValueError for a batch that does not divide."""

@@ -19,14 +19,22 @@ from typing import Any
 
 import numpy as np
 
+from rotational import records
 from rotational.lab import summary
 from rotational.lab.declare import Run, plain
-from rotational.records import Records, versions
+from rotational.records import Records
 
 Array = np.ndarray[Any, Any]
 
 POINTS, LAYER_POINTS = 60, 20
 """Points that are kept of a curve of the run as a whole, and of one layer's."""
+
+LAWS = 1
+"""Goes into every result: raised when the same log is predicted to turn otherwise than before, by more than 0.1%.
+
+Results keep what was predicted when their run ended, because the log that it was predicted from is not kept. Those
+without a number are older than the first.
+"""
 
 LATE = 0.75
 """The share of the run after which a layer's numbers are taken."""
@@ -74,6 +82,11 @@ class LayerResult:
     curves: Mapping[str, Curve]
 
 
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that shape a run, and of the laws that predict it."""
+    return {**records.versions(), "laws": str(LAWS)}
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """What came of a run.
@@ -112,13 +125,13 @@ def measured(log: str | Path) -> dict[str, Any]:
 
     Raises what `Records` raises.
     """
-    records = Records(log)
-    lines = records.curves
+    held = Records(log)
+    lines = held.curves
     found: dict[str, Any] = {
         "curves": {k: _curve(*v, POINTS if k == "loss" else None) for k, v in lines.items() if "/" not in k},
         "probes": {k: _curve(*v, LAYER_POINTS) for k, v in lines.items() if "/" in k},
     }
-    if layers := summary.layers(records):
+    if layers := summary.layers(held):
         rotation = summary.together(layers)
         late = rotation.after(LATE * rotation.step[-1])
         step = _windows(rotation.step, POINTS)

@@ -32,6 +32,7 @@ class Progress:
     losses    since the last note in the log
     seconds   of work so far
     probes    what probes have gathered since the last note
+    compiled  whether any step so far was compiled
     """
 
     key: str
@@ -39,6 +40,7 @@ class Progress:
     losses: list[float] = field(default_factory=list[float])
     seconds: float = 0.0
     probes: dict[str, Any] = field(default_factory=dict[str, Any])
+    compiled: bool = False
 
 
 def save(folder: Path, progress: Progress, model: nn.Module, optimizer: dict[str, Any]) -> None:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from rotational.lab import data as _data
 from rotational.lab import models
 from rotational.lab.data import Images, Pairs, Text, available
+from rotational.lab.data.images import EVERY
+from rotational.lab.data.mixing import opposite
 from rotational.lab.data.pairs import Part, by_tokens
 from rotational.lab.declare import Run
 from rotational.lab.models import beam
@@ -57,6 +59,10 @@ class Task(ABC):
     @abstractmethod
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """The batch of a step, counted from 0, on the CPU; all tensors have as many rows, one of `sizes`."""
+
+    def part(self, step: int, rows: slice) -> tuple[Tensor, ...]:
+        """Some rows of the batch of a step, as they are in the whole one; what costs most is done for them alone."""
+        return tuple(x[rows] for x in self.batch(step))
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -117,7 +123,7 @@ class Order:
         place = torch.arange(step * self.batch, (step + 1) * self.batch)
         epoch, within = place // self.count, place % self.count
         index = torch.empty_like(place)
-        for e in epoch.unique().tolist():
+        for e in range(int(epoch[0]), int(epoch[-1]) + 1):
             here = epoch == e
             index[here] = self._permutation(e)[within[here]]
         return index, epoch
@@ -156,12 +162,23 @@ class Classification(Task):
 
         Where images are mixed, the class of the other one follows, and the share of the first.
         """
+        return self.part(step, EVERY)
+
+    def part(self, step: int, rows: slice) -> tuple[Tensor, ...]:
+        """Images that are not among the rows, or mixed into them, are not read."""
         index, _ = self._order.at(step)
-        pixels, labels = self.data.train.take(index, generator(self.run.seed, 2, step)), self.data.train.labels[index]
-        if not self.data.mixing:
-            return pixels, labels
-        pixels, share = self.data.mixing.mixed(pixels, self.data.statistics, generator(self.run.seed, 5, step))
-        return pixels, labels, labels.flip(0), share
+        train, mixing, taking = self.data.train, self.data.mixing, generator(self.run.seed, 2, step)
+        if not mixing:
+            return train.take(index, taking, rows), train.labels[index[rows]]
+        places = torch.arange(len(index))
+        own, other = places[rows], opposite(places)[rows]
+        wanted, where = torch.cat([own, other]).unique(return_inverse=True)
+        random = generator(self.run.seed, 5, step)
+        noise = torch.randint(1 << 62, (len(index),), generator=random)
+        read = mixing.erased(train.take(index, taking, wanted), noise[wanted].tolist(), self.data.statistics)
+        mine, theirs = read[where].chunk(2)
+        pixels, share = mixing.mixed(mine, theirs, random)
+        return pixels, train.labels[index[own]], train.labels[index[other]], torch.full((len(own),), share)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """Cross entropy; of both classes, by their shares, where images are mixed."""

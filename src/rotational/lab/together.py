@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rotational.lab import ranks, tasks, train, workers
 from rotational.lab.figures import Job
-from rotational.lab.workers import Crew, Event, Tell
+from rotational.lab.workers import Crew, Event, Machine, Tell
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class End:
 class Together:
     """The crew of the first process: itself and those that follow it."""
 
-    device: str
-    shard: bool
+    machine: Machine
     processes: int = 1
 
     def stopping(self) -> AbstractContextManager[Event]:
@@ -46,13 +45,11 @@ class Together:
         for job in jobs:
             if stop.is_set():
                 return
-            workers.perform(job, root, data, self.device, hear, stop.is_set, self.shard)
+            workers.perform(job, root, data, self.machine, hear, stop.is_set)
 
 
-def run(device: str, data: Path | None, lead: Callable[[Crew], int], shard: bool = False) -> int:
+def run(machine: Machine, data: Path | None, lead: Callable[[Crew], int]) -> int:
     """The exit code that `lead` gives with this crew, on all processes; those that follow never call it.
-
-    With `shard`, weights are spread over the processes; see `sharding`.
 
     Raises ChildProcessError where a process ends in the middle of a run, ValueError where torchrun did not start it.
     """
@@ -61,11 +58,11 @@ def run(device: str, data: Path | None, lead: Callable[[Crew], int], shard: bool
             f"WORLD_SIZE={os.environ.get('WORLD_SIZE')} speaks of several processes, but {' and '.join(lacking)} "
             "is not set: start it with torchrun, or unset WORLD_SIZE."
         )
-    with ranks.joined(device) as those:
+    with ranks.joined(machine.device) as those:
         try:
             if not those.first:
-                return _follow(those, device, data, shard)
-            code = lead(Together(device, shard))
+                return _follow(those, machine, data)
+            code = lead(Together(machine))
         except ranks.LostError as error:
             traceback.print_exception(error.__cause__)
             raise ChildProcessError(str(error)) from error
@@ -76,14 +73,14 @@ def run(device: str, data: Path | None, lead: Callable[[Crew], int], shard: bool
         return code
 
 
-def _follow(those: ranks.Ranks, device: str, data: Path | None, shard: bool) -> int:
+def _follow(those: ranks.Ranks, machine: Machine, data: Path | None) -> int:
     with _asked():  # the first process decides when to stop
         while not isinstance(word := those.agreed(None), End):
             run, log = word
             try:
                 with those.together():
                     task = tasks.build(run, data)
-                train.train(run, task, log, device=device, shard=shard)
+                train.train(run, task, log, **vars(machine))
             except ranks.LostError:
                 raise
             except Exception:

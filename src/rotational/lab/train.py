@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,16 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from rotational.lab import optimizers, probes, ranks, results, resume
+from rotational.lab.ahead import ahead
 from rotational.lab.declare import Run, plain
 from rotational.lab.tasks import Split, Task
 from rotational.layers import partition
 from rotational.monitor import Log, watch
-from rotational.records import versions
 
 if TYPE_CHECKING:
     from rotational.lab.sharding import Shards
 
 Metrics = Mapping[str, Mapping[str, float]]
+
+AHEAD = {"cpu": 0, "cuda": 3}
+"""Batches that are made in advance while a device trains: a CPU has nothing else to make them with."""
 
 KEPT = 5_000_000
 """Neurons times logged steps up to which a log keeps every neuron; above, it keeps 128 of each layer."""
@@ -51,7 +54,7 @@ class Outcome:
     step      steps taken
     metrics   of "validation" and "test"; empty for a run that was stopped and can go on
     done      whether it came to an end, its own or by diverging
-    compiled  whether its training pass went through torch.compile, which the result's versions then name
+    compiled  whether its training pass, or a part of it, went through torch.compile, which the result's versions name
     """
 
     run: Run
@@ -81,7 +84,7 @@ class Outcome:
             seconds=self.seconds,
             threads=torch.get_num_threads(),
             device=self.device,
-            versions=versions() | ({"compile": "inductor"} if self.compiled else {}),
+            versions=results.versions() | ({"compile": "inductor"} if self.compiled else {}),
             **results.measured(self.log),
         )
 
@@ -109,6 +112,7 @@ def train(
     with infinite losses. With `compile`, the training pass goes through torch.compile, whose sums round differently.
     Under torchrun the batch is split over the processes, which all see the folder; see `ranks`. With `shard`, each of
     them holds a part of the weights and of the optimizer's state; see `sharding`. `title` and `notes` go into the log.
+    Where a GPU trains, the next batches are made meanwhile.
 
     Raises FileExistsError for a folder with a log that is not to be gone on with, ValueError for a checkpoint that is
     damaged or of another run, what `optimizers.build` raises, and, of several processes, LostError where one ends.
@@ -137,8 +141,7 @@ class _Training:
 
             self.shards = Shards(run, self.model, those.device, those.world)
             self.trained = self.shards.model
-        # torch's foreach copies, which the other rungs need, have no form for tensors in shards.
-        self.optimizer = optimizers.build(run, self.trained, "reference" if shard else None)
+        self.optimizer = optimizers.build(run, self.trained)
         self.progress = resume.load(folder, run.key, self.model, self.optimizer)
         if self.shards is not None:
             # A rotational optimizer centers its neurons when it is made, so that nothing may be put back unasked.
@@ -149,7 +152,6 @@ class _Training:
         self.latest_loss = math.nan
         self.probes: list[probes.Probe] = []
         self.log: Log | None = None
-        self.compiled = False
 
     def begin(self, stack: ExitStack, begun: int, title: str | None, notes: Mapping[str, Any] | None) -> None:
         """Open the log where this is the first process; `begun` is the step of its checkpoint."""
@@ -175,12 +177,14 @@ class _Training:
         """From the checkpoint to the end, or to the step after which it is to stop."""
         run, first = self.run, self.progress.step
         forward = self.ranks.wrap(self.model) if self.shards is None else self.trained
-        self.compiled = compiled
         if compiled:
+            self.progress.compiled = True
             forward.compile()
+        batches = ahead(self._batch, range(first, run.steps), AHEAD.get(self.ranks.device.type, 0))
+        stack.callback(batches.close)
         evaluate_every = max(1, run.steps // run.evaluations)
         for step in range(first + 1, run.steps + 1):
-            if not self._step(forward, step):
+            if not self._step(forward, step, batches):
                 return self._outcome(step - 1, None, stack, test)
             if self.log is not None:
                 tell(State(step, self.latest_loss, self.log.latest))
@@ -233,12 +237,18 @@ class _Training:
 
     # One step ---------------------------------------------------------------------------------------------
 
-    def _step(self, forward: nn.Module, step: int) -> bool:
+    def _batch(self, step: int) -> tuple[Tensor, ...]:
+        """This process's part of the batch of a step, counted from 0, on its way to the device."""
+        made, device = self.task.part(step, self.ranks.rows), self.ranks.device
+        # From pinned memory a GPU fetches while it computes.
+        return tuple((x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True) for x in made)
+
+    def _step(self, forward: nn.Module, step: int, batches: Iterator[tuple[Tensor, ...]]) -> bool:
         """Take a step, counted from 1; False, and nothing changed, where the loss is seen not to be finite."""
         run, device = self.run, self.ranks.device
         optimizers.set_step(self.optimizer, run, step - 1)
-        torch.manual_seed(_mixed(run.seed, step, self.ranks.rank))
-        batch = self.ranks.share(tuple(x.to(device, non_blocking=True) for x in self.task.batch(step - 1)))
+        _seed(_mixed(run.seed, step, self.ranks.rank), device)
+        batch = next(batches)
         self.optimizer.zero_grad()
         with self._precision():
             loss = self.task.loss(forward, batch)
@@ -335,13 +345,20 @@ class _Training:
             score=self.task.score,
             higher=self.task.higher,
             device=_named(self.ranks),
-            compiled=self.compiled,
+            compiled=self.progress.compiled,
         )
 
 
 def _mixed(seed: int, step: int, rank: int) -> int:
     """One seed of a run's, a step's and a rank's, in 63 bits; a step of one run is no step of another."""
     return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) % (1 << 63)
+
+
+def _seed(number: int, device: torch.device) -> None:
+    """As torch.manual_seed does it, which notes every call, with its stack, for GPUs that were never asked for."""
+    torch.default_generator.manual_seed(number)
+    if device.type != "cpu":
+        torch.manual_seed(number)
 
 
 def _own_randomness(device: torch.device) -> Any:

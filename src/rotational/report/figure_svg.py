@@ -135,7 +135,7 @@ def bars(label: str, axes: Axes, drawn: Sequence[tuple[str, float, float, float,
         low, high = min(0.0, low), max(0.0, high)
     rows = len(drawn)
     height = max(120.0, 34.0 * rows + 60)
-    left = min(330.0, 18 + LETTER * max(len(d[0]) for d in drawn))
+    left = min(330.0, 30 + LETTER * max(len(d[0]) for d in drawn))
     x = Scale(low, high, left, WIDTH - 86, axes.log_y)
     for t, said in x.ticks(6):
         sheet.add(f'<path d="M{x.at(t):.1f} 10V{height - 44:.1f}" stroke="{GRID}"/>')

@@ -1,6 +1,7 @@
 """ImageNet, or any folder of images with a folder for each class: decoded when a batch asks for it.
 
-train/CLASS/*.JPEG      a random part of 8 to 100% of the area, mirrored half of the time, at side x side
+train/CLASS/*.JPEG      a random part of 8 to 100% of the area, mirrored half of the time, at side x side; then, if
+                        asked for, RandAugment
 val/CLASS/*.JPEG        the middle, after the short side was made side*256/224
 """
 
@@ -13,13 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rotational.lab.data import randaugment
 from rotational.lab.data.found import folders, missing, needs
-from rotational.lab.data.images import Images
+from rotational.lab.data.images import EVERY, Images
 from rotational.lab.data.mixing import Mixing, Statistics
 from rotational.lab.models import ImageForm
 
@@ -31,19 +34,26 @@ VALIDATION = 10_000
 
 @dataclass(frozen=True, eq=False)
 class OnDisk:
-    """Files of images, read and cropped by a few threads."""
+    """Files of images, read and cropped by a few threads; with `varying`, by RandAugment of that strength, too."""
 
     paths: tuple[Path, ...]
     labels: Tensor
     side: int
+    varying: float = 0.0
 
-    def take(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
+    def take(self, index: Tensor, generator: torch.Generator | None, rows: Tensor | slice = EVERY) -> Tensor:
         """See `images.Pictures`."""
-        chosen = [self.paths[i] for i in index.tolist()]
-        # Drawn before the threads start: what each image gets does not depend on which is read first.
-        draws = [None] * len(chosen) if generator is None else torch.rand(len(chosen), 5, generator=generator).tolist()
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            return torch.stack(list(pool.map(partial(_cropped, side=self.side), chosen, draws)))
+        chosen = [self.paths[i] for i in index[rows].tolist()]
+        draws: list[Any] = [None] * len(chosen)
+        if generator is not None:
+            # Drawn for all, and before the threads start: what an image gets depends on its place alone.
+            count = 5 + (randaugment.DRAWS if self.varying else 0)
+            draws = torch.rand(len(index), count, generator=generator)[rows].tolist()
+        # Processes of one machine share its cores.
+        threads = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        with ThreadPoolExecutor(min(16, max(1, threads))) as pool:
+            read = pool.map(partial(_cropped, side=self.side, varying=self.varying), chosen, draws)
+            return torch.stack(list(read))
 
 
 def imagenet(
@@ -56,19 +66,28 @@ def imagenet(
     mixup: float = 0.0,
     cutmix: float = 0.0,
     erasing: float = 0.0,
+    randaugment: float = 0.0,
 ) -> Callable[[], Images]:
-    """ImageNet-1k as an image folder; the real validation set is the test set here, as is usual. See `mixing`."""
+    """ImageNet-1k as an image folder; the real validation set is the test set here, as is usual.
+
+    For mixup, cutmix and erasing see `mixing`; randaugment is its strength, from 0 to 10 as in the paper.
+    """
+    if randaugment > 10:
+        raise ValueError(f"Data('imagenet', randaugment={randaugment}): expected a strength from 0 to 10.")
     needs("imagenet", "PIL")
     for folder in folders(where, "imagenet", ("imagenet", "ImageNet", "imagenet-1k", "ILSVRC2012")):
         train, test = folder / "train", next((t for n in ("val", "test") if (t := folder / n).is_dir()), None)
         if train.is_dir() and test is not None and any(p.is_dir() for p in train.iterdir()):
-            return partial(_load, train, test, side, limit, held, smoothing, Mixing(mixup, cutmix, erasing))
+            mixing = Mixing(mixup, cutmix, erasing)
+            return partial(_load, train, test, side, limit, held, smoothing, mixing, randaugment / 10)
     raise missing(
         "imagenet", where, "imagenet/train/CLASS/*.JPEG and imagenet/val/CLASS/*.JPEG", "https://image-net.org"
     )
 
 
-def _load(train: Path, test: Path, side: int, limit: int, held: int, smoothing: float, mixing: Mixing) -> Images:
+def _load(
+    train: Path, test: Path, side: int, limit: int, held: int, smoothing: float, mixing: Mixing, varying: float
+) -> Images:
     classes = sorted(p.name for p in train.iterdir() if p.is_dir())
     paths, labels = _listed(train, classes)
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0))
@@ -78,7 +97,7 @@ def _load(train: Path, test: Path, side: int, limit: int, held: int, smoothing: 
 
     def part(chosen: Tensor, files: list[Path], kinds: list[int], most: int) -> OnDisk:
         kept = chosen[: most or None].tolist()
-        return OnDisk(tuple(files[i] for i in kept), torch.tensor([kinds[i] for i in kept]), side)
+        return OnDisk(tuple(files[i] for i in kept), torch.tensor([kinds[i] for i in kept]), side, varying)
 
     return Images(
         part(order[:cut], paths, labels, limit),
@@ -103,7 +122,7 @@ def _listed(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
     return paths, labels
 
 
-def _cropped(path: Path, draw: list[float] | None, side: int) -> Tensor:
+def _cropped(path: Path, draw: list[float] | None, side: int, varying: float) -> Tensor:
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -118,6 +137,8 @@ def _cropped(path: Path, draw: list[float] | None, side: int) -> Tensor:
     taken = image.resize((side, side), Image.Resampling.BILINEAR, box=box)
     if draw is not None and draw[4] < 0.5:
         taken = taken.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if draw is not None and varying:
+        taken = randaugment.varied(taken, varying, draw[5:])
     return torch.from_numpy(np.array(taken)).permute(2, 0, 1)
 
 

@@ -15,6 +15,9 @@ from torch import Tensor
 from rotational.lab.data.mixing import NOTHING, Mixing, Statistics
 from rotational.lab.models import ImageForm
 
+EVERY = slice(None)
+"""All rows of a batch."""
+
 HELD_OUT = 0.1
 """Share of the training images that validation takes."""
 
@@ -27,8 +30,11 @@ class Pictures(Protocol):
         """Class of each image, int64."""
         ...
 
-    def take(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Pixels [n, channels, side, side], uint8, of some images; with a generator as in training."""
+    def take(self, index: Tensor, generator: torch.Generator | None, rows: Tensor | slice = EVERY) -> Tensor:
+        """Pixels [rows, channels, side, side], uint8, of some images; with a generator as in training.
+
+        What is drawn for a row is the same whichever `rows` of the index are asked for.
+        """
         ...
 
 
@@ -41,10 +47,12 @@ class Stored:
     flip: bool = False
     shift: int = 0
 
-    def take(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
+    def take(self, index: Tensor, generator: torch.Generator | None, rows: Tensor | slice = EVERY) -> Tensor:
         """See `Pictures`."""
-        taken = self.pixels[index]
-        return taken if generator is None else augmented(taken, generator, self.flip, self.shift)
+        if generator is None:
+            return self.pixels[index[rows]]
+        mirrored, moves = drawn(len(index), generator, self.flip, self.shift)
+        return augmented(self.pixels[index[rows]], mirrored[rows], moves[:, rows], self.shift)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,23 +76,32 @@ class Images:
         return x.contiguous(memory_format=torch.channels_last) if x.is_cuda else x
 
 
-def augmented(pixels: Tensor, generator: torch.Generator, flip: bool, shift: int) -> Tensor:
-    """Each image mirrored with probability 1/2 (if `flip`), then moved by up to `shift` pixels with black behind it.
+def drawn(count: int, generator: torch.Generator, flip: bool, shift: int) -> tuple[Tensor, Tensor]:
+    """Whether each of some images is mirrored [count], with probability 1/2 (if `flip`), and its moves [2, count].
+
+    >>> mirrored, moves = drawn(3, torch.Generator().manual_seed(0), flip=False, shift=0)
+    >>> mirrored.tolist(), moves.tolist()
+    ([False, False, False], [[0, 0, 0], [0, 0, 0]])
+    """
+    mirrored = torch.rand(count, generator=generator) < 0.5 if flip else torch.zeros(count, dtype=torch.bool)
+    moves = torch.randint(2 * shift + 1, (2, count), generator=generator) if shift else torch.zeros(2, count).long()
+    return mirrored, moves
+
+
+def augmented(pixels: Tensor, mirrored: Tensor, moves: Tensor, shift: int) -> Tensor:
+    """Images, some `mirrored` [n], then each moved by `moves` [2, n] less `shift` pixels, with black behind it.
 
     >>> x = torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2)
-    >>> augmented(x, torch.Generator().manual_seed(0), flip=False, shift=0).equal(x)
-    True
+    >>> augmented(x, torch.tensor([True]), torch.tensor([[1], [0]]), shift=1).flatten().tolist()
+    [0, 1, 0, 3]
     """
     count, _, height, width = pixels.shape
-    if flip:
-        mirrored = torch.rand(count, generator=generator) < 0.5
-        pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels)
+    pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels)
     if not shift:
         return pixels
-    padded = F.pad(pixels, (shift,) * 4)
-    rows, columns = torch.randint(2 * shift + 1, (2, count), generator=generator).tolist()
-    moved = [p[:, r : r + height, c : c + width] for p, r, c in zip(padded, rows, columns, strict=True)]
-    return torch.stack(moved)
+    # All windows that there are, as a view, of which each image takes one.
+    windows = F.pad(pixels, (shift,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(count), :, moves[0], moves[1]]
 
 
 def resized(pixels: Tensor, side: int) -> Tensor:

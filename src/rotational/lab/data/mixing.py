@@ -11,6 +11,7 @@ batch at even odds. DeiT has mixup 0.8, cutmix 1 and erasing 0.25 (Touvron et al
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,37 +35,58 @@ class Mixing:
     def __bool__(self) -> bool:
         return bool(self.mixup or self.cutmix or self.erasing)
 
-    def mixed(self, pixels: Tensor, statistics: Statistics, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Pixels, uint8 as they come, and the share [batch] of each that is its own; the rest is of `flip(0)`.
+    def erased(self, pixels: Tensor, seeds: Sequence[int], statistics: Statistics) -> Tensor:
+        """Pixels [n, channels, side, side], uint8, with a box of noise in some; an image's seed decides about it.
 
-        >>> x = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
-        >>> x[1] = 100
-        >>> mixed, share = Mixing(mixup=1.0).mixed(x, ((0.5,), (0.5,)), torch.Generator().manual_seed(0))
-        >>> bool((mixed[0] == (100 * (1 - share[0])).round()).all())
-        True
+        >>> x = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+        >>> bool(Mixing(erasing=1.0).erased(x, [3], ((0.5,), (0.1,))).any()), bool(x.any())
+        (True, False)
         """
-        seed = int(torch.randint(1 << 62, (), generator=generator))
-        rng, pixels = np.random.default_rng(seed), pixels.clone()
-        for image in pixels:
+        if not self.erasing:
+            return pixels
+        pixels = pixels.clone()
+        mean, std = (torch.tensor(s).view(-1, 1, 1) for s in statistics)
+        for image, seed in zip(pixels, seeds, strict=True):
+            rng = np.random.default_rng(seed)
             if rng.random() < self.erasing:
                 rows, columns = _erased(rng, *image.shape[1:])
                 part = image[:, rows, columns]
-                mean, std = (torch.tensor(s).view(-1, 1, 1) for s in statistics)
-                noise = torch.randn(part.shape, generator=generator) * std + mean
+                noise = torch.from_numpy(rng.standard_normal(part.shape, dtype=np.float32)) * std + mean
                 part.copy_((255 * noise).round().clamp(0, 255).to(torch.uint8))
-        share = 1.0
-        cut = self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5)
-        if cut:
+        return pixels
+
+    def mixed(self, pixels: Tensor, others: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+        """Pixels, uint8 as they come, each mixed with its other one, and the share that is its own: one for all.
+
+        >>> x = torch.full((2, 1, 8, 8), 100, dtype=torch.uint8)
+        >>> mixed, share = Mixing(mixup=1.0).mixed(x, 0 * x, torch.Generator().manual_seed(0))
+        >>> bool((mixed == round(100 * share)).all())
+        True
+        """
+        rng = np.random.default_rng(int(torch.randint(1 << 62, (), generator=generator)))
+        if self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5):
             rows, columns = _cut(rng, rng.beta(self.cutmix, self.cutmix), *pixels.shape[2:])
-            pixels[:, :, rows, columns] = pixels.flip(0)[:, :, rows, columns]
-            share = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / pixels[0, 0].numel()
-        elif self.mixup:
-            share = float(rng.beta(self.mixup, self.mixup))
-            pixels = torch.lerp(pixels.flip(0).float(), pixels.float(), share).round().to(torch.uint8)
-        return pixels, torch.full((len(pixels),), share)
+            pixels = pixels.clone()
+            pixels[:, :, rows, columns] = others[:, :, rows, columns]
+            return pixels, 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / pixels[0, 0].numel()
+        if not self.mixup:
+            return pixels, 1.0
+        share = float(rng.beta(self.mixup, self.mixup))
+        return torch.lerp(others.float(), pixels.float(), share).round().to(torch.uint8), share
 
 
 NOTHING = Mixing()
+
+
+def opposite(batch: Tensor) -> Tensor:
+    """What each row of a batch is mixed with: the one half a batch further on.
+
+    Processes that take every so many-th row thus mix their own rows with each other.
+
+    >>> opposite(torch.arange(4)).tolist()
+    [2, 3, 0, 1]
+    """
+    return batch.roll(-(len(batch) // 2), 0)
 
 
 def _cut(rng: np.random.Generator, share: float, height: int, width: int) -> Box:

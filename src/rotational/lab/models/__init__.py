@@ -120,16 +120,23 @@ def vgg_small(data: ImageForm, *, width: float = 1.0, layers: str = "plain", nor
 
 
 def vit(
-    data: ImageForm, *, patch: int = 4, width: int = 64, blocks: int = 4, heads: int = 4, layers: str = "plain"
+    data: ImageForm,
+    *,
+    patch: int = 4,
+    width: int = 64,
+    blocks: int = 4,
+    heads: int = 4,
+    layers: str = "plain",
+    drop_path: float = 0.0,
 ) -> nn.Module:
-    """A vision transformer of any size; the defaults are for a laptop."""
+    """A vision transformer of any size; the defaults are for a laptop. drop_path is of its last block."""
     sizes = {"patch": patch, "width": width, "blocks": blocks, "heads": heads}
-    return ViT(data.classes, data.channels, side=data.side, kind=layers, **sizes)
+    return ViT(data.classes, data.channels, side=data.side, kind=layers, drop_path=drop_path, **sizes)
 
 
-def deit_tiny(data: ImageForm, *, layers: str = "plain") -> nn.Module:
+def deit_tiny(data: ImageForm, *, layers: str = "plain", drop_path: float = 0.0) -> nn.Module:
     """DeiT-tiny: patches of 16, width 192, 12 blocks of 3 heads (5.72M parameters at 224x224)."""
-    return vit(data, patch=16, width=192, blocks=12, heads=3, layers=layers)
+    return vit(data, patch=16, width=192, blocks=12, heads=3, layers=layers, drop_path=drop_path)
 
 
 def mlp(

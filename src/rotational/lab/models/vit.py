@@ -37,11 +37,15 @@ def _none(layer: Positions) -> Mapping[str, None]:
 
 
 class Block(nn.Module):
-    """Attention over all places and an MLP, each behind a norm and beside a residual path."""
+    """Attention over all places and an MLP, each behind a norm and beside a residual path.
 
-    def __init__(self, width: int, heads: int, kind: str) -> None:
+    In training each of the two is left out of an image with probability `drop`, and stands in for what was left out
+    where it is not (stochastic depth, Huang et al. 2016, arXiv 1603.09382).
+    """
+
+    def __init__(self, width: int, heads: int, kind: str, drop: float = 0.0) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.drop = heads, drop
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
         self.qkv, self.out = layers.linear(kind, width, 3 * width), layers.linear(kind, width, width)
         self.up, self.down = layers.linear(kind, width, 4 * width), layers.linear(kind, 4 * width, width)
@@ -51,12 +55,20 @@ class Block(nn.Module):
         batch, places, width = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(batch, places, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v)
-        x = x + self.out(y.transpose(1, 2).reshape(batch, places, width))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        x = x + self._some(self.out(y.transpose(1, 2).reshape(batch, places, width)))
+        return x + self._some(self.down(F.gelu(self.up(self.norm2(x)))))
+
+    def _some(self, y: Tensor) -> Tensor:
+        if not (self.training and self.drop):
+            return y
+        kept = torch.rand(len(y), 1, 1, device=y.device) >= self.drop
+        return y * kept / (1 - self.drop)
 
 
 class ViT(nn.Module):
     """Images [batch, channels, side, side] -> logits [batch, classes].
+
+    drop_path   probability with which parts of the last block are left out; that of the others rises to it from 0
 
     >>> model = ViT(1000, 3, side=224, patch=16, width=192, blocks=12, heads=3)
     >>> sum(p.numel() for p in model.parameters())
@@ -74,6 +86,7 @@ class ViT(nn.Module):
         blocks: int,
         heads: int,
         kind: str = "plain",
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         if side % patch or width % heads:
@@ -81,10 +94,13 @@ class ViT(nn.Module):
                 f"Model('vit', patch={patch}, width={width}, heads={heads}): expected a patch that divides the "
                 f"image's side, {side}, and heads that divide the width."
             )
+        if drop_path >= 1:
+            raise ValueError(f"Model('vit', drop_path={drop_path}): expected a probability below 1.")
         self.patches = layers.conv(kind, channels, width, patch, stride=patch)
         self.answer = nn.Parameter(torch.zeros(width))
         self.positions = Positions((side // patch) ** 2 + 1, width)
-        self.blocks = nn.Sequential(*(Block(width, heads, kind) for _ in range(blocks)))
+        drops = [drop_path * i / max(1, blocks - 1) for i in range(blocks)]
+        self.blocks = nn.Sequential(*(Block(width, heads, kind, drop) for drop in drops))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = layers.linear(kind, width, classes)
         nn.init.trunc_normal_(self.answer, std=0.02)
