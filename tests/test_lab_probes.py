@@ -110,7 +110,7 @@ def test_a_step_is_timed_without_the_steps_that_are_logged(tmp_path, monkeypatch
     run = RUN.but(probes=("time", "alignment"))
     build, clock = optimizers.build, [0.0]
 
-    def slow(run, model, kernel):
+    def slow(run, model):
         optimizer = build(run, model)
         # By the clock that the probe reads: each step takes 2 seconds more than the one before.
         taken = [0]
