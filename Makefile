@@ -52,7 +52,7 @@ clean:
 .venv/.installed: pyproject.toml constraints.txt hatch_build.py $(wildcard src/rotational/kernels/c/*)
 	@$(PYTHON) -c 'import sys; sys.exit("rotational needs Python 3.10 or newer: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "Installing into .venv (once; a minute or two) ..."
+	@echo "Installing into .venv (once; minutes, for torch is large) ..."
 	@$(PIP) install --quiet --constraint constraints.txt --editable .
 	@touch $@
 

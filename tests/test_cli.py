@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from rotational import records
 from rotational.cli import main
 
 
@@ -35,6 +36,12 @@ def test_predict_prints_the_numbers(capsys):
     assert code == 0
     for piece in ("0.00178 rad/step", "0.102°", "1.073", "11,552 steps", "33,333 steps", "a run shorter than"):
         assert piece in out
+
+
+def test_version_names_what_a_bug_report_needs(capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--version"])
+    assert capsys.readouterr().out == ", ".join(f"{k} {v}" for k, v in records.versions().items()) + "\n"
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ class Ours(rotational.AdamW): pass
 p = [torch.nn.Parameter(torch.ones(3, 4))]
 print([recognise(make(p))[0].name for make in (Kept, torch.optim.AdamW, torch.optim.Adam, Ours)])
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.strip() == "['adamw', 'adamw', 'adam_l2', 'adamw']"
 
 
@@ -237,4 +237,4 @@ def test_amsgrad_has_no_law(make):
 def test_torch_is_not_imported(module):
     """Reports and the command line's predictions run without it."""
     script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=600)

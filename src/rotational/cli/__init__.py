@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from rotational import records
 from rotational.cli import demo, plan, predict, report, reproduce
 
 
@@ -41,10 +42,22 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}. See {self.prog} --help.\n")
 
 
+class _Versions(argparse.Action):
+    """What shapes the answers of this installation; looked up only when asked for, since that takes a moment."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(", ".join(f"{name} {number}" for name, number in records.versions().items()))
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="rotational", description="Weight-decay dynamics: predict, measure and control how fast neurons rotate."
+        prog="rotational",
+        description="Weight-decay dynamics: predict, measure and control how fast neurons rotate.",
+        epilog="To begin: rotational demo; or rotational predict --optimizer adamw --lr 3e-4 --weight-decay 0.1. "
+        "rotational COMMAND --help tells the options of a command.",
     )
+    parser.add_argument("--version", action=_Versions, nargs=0, help="print versions, for a bug report, and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (predict, plan, demo, report, reproduce):
         command.add(commands)

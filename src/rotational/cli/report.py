@@ -12,9 +12,11 @@ def add(commands: Commands) -> None:
     """Tell argparse of the command."""
     report = commands.add_parser("report", help="write the HTML report of one or more logs of watch()")
     report.set_defaults(run=run)
-    report.add_argument("logs", nargs="+", type=Path, metavar="LOG")
-    report.add_argument("--out", type=Path, default=Path("rotation.html"))
-    report.add_argument("--title")
+    report.add_argument(
+        "logs", nargs="+", type=Path, metavar="LOG", help="folder that watch() wrote; each is an arm of the page"
+    )
+    report.add_argument("--out", type=Path, default=Path("rotation.html"), help="the page (default rotation.html)")
+    report.add_argument("--title", help="of the page")
 
 
 def run(options: argparse.Namespace) -> int:
