@@ -10,7 +10,7 @@ import pytest
 
 import rotational
 from rotational import forecast, rules, walk
-from rotational.dynamics import path
+from rotational.dynamics import maximum, path
 from rotational.dynamics.setting import Setting, half_normal
 
 RULES = {
@@ -147,6 +147,32 @@ def test_adamax_goes_on_after_a_jump_of_a_long_run():
     three = forecast(rules.adamax(decay="decoupled"), norm=[0.3, 0.1, 1.0], size=64, **told)
     assert np.isfinite(three.norm).all()
     np.testing.assert_allclose(three.norm[:, 0], one.norm, rtol=5e-3)  # blocks are finer together
+
+
+def test_long_blocks_do_not_leap_about_the_rest(monkeypatch):
+    """With a power of |w| that is not linear under a sign with L2, 400 blocks were cut short to come back to it."""
+    count, blocks, t = [0], path.blocks, np.arange(300_000)
+
+    def counted(*told):
+        for state in blocks(*told):
+            count[0] += 1
+            yield state
+
+    monkeypatch.setattr(path, "blocks", counted)
+    lr = 1e-3 * (0.55 + 0.45 * np.cos(np.pi * t / len(t)))
+    given = {"size": 3072, "gradient_norm": 0.13, "norm": 1.0, "every": 1000}
+    forecast(rules.signum(decay="coupled"), lr=lr, weight_decay=0.1, steps=len(t), **given)
+    assert 50 < count[0] < 150
+
+
+def test_adamax_keeps_its_digits_where_v_may_be_tiny():
+    x = np.exp(np.arange(-12, 3, 0.1, dtype=np.float32))[None]
+    share, inverse = maximum._seen(x, np.minimum(np.log(x) - 1.5, 0.0), np.full((1, 1), 0.02, dtype=np.float32))
+    # E(z^2; |z| <= x)/x^2 is at most a third of P(|z| <= x), in all of the mass
+    assert 0 < share[0] < 1
+    assert inverse[0] > 0
+    low = x < 1e-2
+    assert (maximum._inside(x, *maximum._between(x, np.float32(0.0)), x)[low] > 0).all()
 
 
 def test_many_jumps_are_followed_for_so_many_steps_in_all():

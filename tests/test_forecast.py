@@ -334,6 +334,9 @@ WRONG = [
     ({"kurtosis": 0.5}, "kurtosis"),
     ({"shape": (8, 0)}, "shape"),
     ({"shape": (8, 32)}, "64"),
+    ({"shape": (8,)}, "rows and columns"),
+    ({"shape": 8}, "rows and columns"),
+    ({"steps": 10**18}, "larger every="),
     ({"norm": None, "weight_decay": 0.0}, "no equilibrium to start from"),
     ({"norm": None, "lr": 0.0}, "no equilibrium to start from"),
 ]
@@ -366,7 +369,9 @@ def test_what_a_rule_needs_is_named(rule, given, says):
     one_voice(str(error.value))
 
 
-@pytest.mark.parametrize("change", [{"lr": "cosine"}, {"steps": "ten"}, {"norm": "big"}, {"size": True}])
+@pytest.mark.parametrize(
+    "change", [{"lr": "cosine"}, {"steps": "ten"}, {"norm": "big"}, {"size": True}, {"scale_invariant": "no"}]
+)
 def test_words_are_no_numbers(change):
     with pytest.raises(TypeError) as error:
         forecast(rules.adamw(), **{**GIVEN, **change})

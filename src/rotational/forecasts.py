@@ -23,6 +23,9 @@ from rotational.outlook import AtBatchSize, BatchSizes, Forecast
 from rotational.rule import Rule
 from rotational.scale import Polar, Raw, Rms
 
+MOST = 100_000_000
+"""Steps that are kept at most: beyond, a slip of the pen is likelier than the memory for it."""
+
 
 def forecast(
     rule: Rule,
@@ -81,6 +84,12 @@ def forecast(
     """
     call = "forecast"
     steps, every = _check.whole(call, "steps", steps), _check.whole(call, "every", every)
+    scale_invariant = _flag(call, "scale_invariant", scale_invariant)
+    if steps // every > MOST:
+        raise ValueError(
+            f"{call}(steps={steps}, every={every}): would keep {steps // every} steps, more than {MOST}; give a larger "
+            "every=."
+        )
     drift = _drift(call, drift, batch_size, noise_scale)
     arrays = {
         name: _neurons(call, name, x) for name, x in (("norm", norm), ("size", size), ("gradient_norm", gradient_norm))
@@ -138,7 +147,7 @@ def at_batch_sizes(
         noise_scale = _check.number(call, "noise_scale", noise_scale, low=0, above=True)
     courses = [schedule.values(call, name, x, steps) for name, x in (("lr", lr), ("weight_decay", weight_decay))]
     rows: list[AtBatchSize] = []
-    for i, size in enumerate(batch_sizes):
+    for i, size in enumerate(_several(call, "batch_sizes", batch_sizes)):
         there = _check.number(call, f"batch_sizes[{i}]", size, low=0, above=True)
         count = round(steps * here / there)
         if count < 1:
@@ -304,8 +313,21 @@ def _neurons(call: str, name: str, value: Any) -> np.ndarray | None:
     if np.ndim(value) == 0:
         return np.array([check(call, name, value)])
     if np.ndim(value) != 1 or len(value) == 0:
-        raise ValueError(f"{call}({name}=array of {np.ndim(value)} axes): expected a number, or one for each neuron.")
+        came = f"array of {np.ndim(value)} axes" if np.size(value) else "no numbers"
+        raise ValueError(f"{call}({name}={came}): expected a number, or one for each neuron.")
     return np.array([check(call, f"{name}[{i}]", x) for i, x in enumerate(np.asarray(value).tolist())])
+
+
+def _flag(call: str, name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{call}({name}={value!r}): expected True or False.")
+    return bool(value)
+
+
+def _several(call: str, name: str, value: Any) -> Any:
+    if np.ndim(value) != 1 or len(value) == 0:
+        raise ValueError(f"{call}({name}={value!r}): expected a list of numbers, such as [64, 256].")
+    return value
 
 
 def _whole(call: str, name: str, value: Any) -> float:

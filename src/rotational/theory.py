@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from rotational import _check
 from rotational.correlation import Shape
@@ -116,6 +117,17 @@ def equilibrium(
     return Equilibrium(rotation, norm, update, *_times(setting, float(law.delta)))
 
 
+def _matrix(call: str, shape: Any) -> Shape:
+    """Rows and columns, checked."""
+    try:
+        rows, columns = shape
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{call}(shape={shape!r}): expected the rows and columns of a matrix, such as (32, 64)."
+        ) from None
+    return _check.whole(call, "shape", rows), _check.whole(call, "shape", columns)
+
+
 def described(
     call: str,
     rule: Rule,
@@ -134,7 +146,7 @@ def described(
     if isinstance(rule.scale, Polar) and rule.decay == "coupled":
         raise ValueError(f"{call}({rule.name}): no law is known for Muon with L2; its decay is decoupled.")
     if shape is not None:
-        rows, columns = (_check.whole(call, "shape", n) for n in shape)
+        rows, columns = _matrix(call, shape)
         if size is not None and size != columns:
             raise ValueError(
                 f"{call}(size={size}, shape={(rows, columns)}): a row of this matrix has {columns} weights."

@@ -1,9 +1,10 @@
 """Many steps at once: the settled law integrated over blocks in which lr, decay and the norm hardly change.
 
 Within a block the law is linear in |w|^p (p = 4 where the gradient goes as 1/|w|, 2 where the length of the update is
-its own): it relaxes to a rest, which moves as lr and decay do. It is solved exactly with its coefficients at the middle
-of the block, which half a block finds, and a rest that moves evenly, as it did up to there. A long block is as stable
-as a short one, so the end of a transient costs nothing. The second moment v follows in the same way.
+its own, 3 where that takes in the decay): it relaxes to a rest, which moves as lr and decay do. It is solved exactly
+with its coefficients at the middle of the block, which half a block finds, and a rest that moves evenly, as it did up
+to there. A long block is as stable as a short one, so the end of a transient costs nothing. The second moment v
+follows in the same way.
 """
 
 from __future__ import annotations
@@ -33,6 +34,16 @@ class Slow(NamedTuple):
     square: Number
     second: Number
     scatter: Number
+
+
+def entered(setting: Setting, state: Slow, push: Push) -> Slow:
+    """What single steps end with, as blocks go on from it.
+
+    That gradients which grow have left Adamax's maximum behind is in the law of blocks (`law_at`), and not in v again.
+    """
+    if not isinstance(setting.rule.scale, Max):
+        return state
+    return state._replace(second=np.maximum(state.second, _rest(setting, state.square, push)))
 
 
 def law_at(setting: Setting, state: Slow, push: Push, t: Any) -> Balance:
@@ -119,7 +130,12 @@ def _level(setting: Setting, law: Balance, square: Number) -> Number:
 
 
 def _power(setting: Setting) -> int:
-    return 4 if setting.scale_invariant and not setting.bounded else 2
+    """The p for which |w|^p is linear while v stays: with another, long blocks leap to and fro about the rest."""
+    if not setting.scale_invariant:
+        return 2
+    if setting.bounded:
+        return 3 if setting.coupled else 2  # the decay in a sign is as strong as the gradient is weak
+    return 4
 
 
 def _advance(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rotational.dynamics.coarse import Slow, blocks, law_at
+from rotational.dynamics.coarse import Slow, blocks, entered, law_at
 from rotational.dynamics.scatter import turned, turning
 from rotational.dynamics.setting import Push, Setting
 from rotational.dynamics.settled import Balance, rest, turn
@@ -146,6 +146,7 @@ def _walked(setting: Setting, told: Told, square: Array, step: Array) -> list[Ar
         parts.append(rows)
         late = step[(step > stop) & (step <= then)]
         if len(late) or then < told.steps:
+            state = entered(setting, state, told.at(state.t))
             states = [state, *blocks(setting, state, then, told.at, told.reach, told.change)]
             state = states[-1]
             parts.append(_in_blocks(setting, told, states, late))

@@ -17,7 +17,7 @@ import numpy as np
 
 from rotational.dynamics.cautious import cautious, lasting
 from rotational.dynamics.scatter import Scatter, at_rest
-from rotational.dynamics.setting import Number, Push, Setting, at_least, mean_sign
+from rotational.dynamics.setting import Number, Push, Setting, mean_sign
 from rotational.memory import Memory, memory_tail, sum_of_correlations
 from rotational.scale import Max, Rms, Sign
 
@@ -166,20 +166,21 @@ def stationary(memory: Memory, step: Number, decay: Number) -> tuple[Number, Num
     that only terms of one sign are added, and nothing cancels however small lr*wd is. NaN where the step is not
     stable.
     """
-    m = memory
-    keep, kick = 1 - step * m.new * decay, step * m.new  # w' = keep w - pull m - kick g
-    pull, feed = step * m.old, m.inflow * decay  # m' = feed w + decay m + inflow g
-    faded = 1 - m.decay**2
-    # P = pw W - pq q, with Q = (feed^2 W + 2 feed decay P + inflow^2 q)/faded put in
-    denominator = 1 - keep * m.decay + pull * feed * (1 + 2 * m.decay**2 / faded)
-    pw = feed * (keep - pull * m.decay * feed / faded) / denominator
-    pq = m.inflow * (kick + pull * m.decay * m.inflow / faded) / denominator
-    # W (1 - keep^2) = -2 keep pull P + pull^2 Q + kick^2 q
-    cross = 2 * keep * pull - 2 * pull**2 * feed * m.decay / faded
-    loss = step * m.new * decay * (1 + keep) + cross * pw - (pull * feed) ** 2 / faded
-    gain = kick**2 + (pull * m.inflow) ** 2 / faded + cross * pq
+    m, faded = memory, 1 - memory.decay**2
+    own, feed = (
+        m.new * decay,
+        m.inflow * decay,
+    )  # w' = (1 - step own) w - step old m - ...,  m' = feed w + decay m + ...
+    fed, remembered = m.old * feed, m.old * m.inflow
+    # P = feed mixed/denominator W - step (...)/denominator q, with Q = (feed^2 W + 2 feed decay P + inflow^2 q)/faded
+    mixed = 1 - step * (own + fed * (m.decay / faded))
+    denominator = 1 - m.decay + step * (m.decay * own + fed * (1 + 2 * m.decay**2 / faded))
+    share, crossed = mixed / denominator, m.inflow * m.new + remembered * m.inflow * m.decay / faded
+    # W (1 - (1 - step own)^2) = -2 (1 - step own) step old P + (step old)^2 Q + (step new)^2 q, over step
+    loss = own * (2 - step * own) + 2 * fed * mixed * share - step * (fed**2 / faded)
+    gain = step * (m.new**2 + remembered**2 / faded + 2 * m.old * crossed * share)
     k = np.where((loss > 0) & (gain > 0), gain / loss, np.nan)
-    return k, step * m.new * decay + pull * (pw - pq / k)
+    return k, step * (own + fed * share - m.old * crossed * step / (denominator * k))
 
 
 def _sign_of_both(setting: Setting, square: Number, q: Number, push: Push, memory: Memory) -> Balance:
@@ -190,19 +191,22 @@ def _sign_of_both(setting: Setting, square: Number, q: Number, push: Push, memor
     """
     law, r0 = setting.law, memory.autocovariance()[0]
     decay = push.coupled + 1e-200
-    steady, noise, step = (decay * memory.total) ** 2, q * r0, push.lr
-    turning: Number = 1.0
-    for _ in range(6):
+    steady, noise, least = (decay * memory.total) ** 2, q * r0, 0.2 * q * r0
+    step, k, turning, off, moved = push.lr, noise, noise, noise, None
+    for _ in range(8):  # secants: where decay outweighs the gradient, step and noise answer each other for long
         step = push.lr * mean_sign(setting, steady * square, noise) + 1e-200
         k, turning = stationary(memory, step, decay)
-        before, noise = noise, at_least(q * k * (2 * turning / step**2 - steady), 0.2 * q * r0)
-        if np.max(np.abs(noise / before - 1)) < 1e-5:
+        before, off = off, np.maximum(q * k * (2 * turning / step**2 - steady), least) - noise
+        if not np.any(np.abs(off) > 1e-5 * noise):
             break
+        slope = 1.0 if moved is None else np.clip((before - off) / (moved + 1e-300), 0.3, 3.0)
+        goal = np.maximum(noise + off / slope, least)
+        moved, noise = goal - noise, goal
     delta = _delta(memory, step, decay)
-    loss, moved = delta * (2 - delta), push.lr**2 * setting.size
+    loss, change = delta * (2 - delta), push.lr**2 * setting.size
     growth = (law.power + 2 * law.tail(memory)) / sum_of_correlations(memory)
-    grown = loss * growth * moved / (2 * turning)
-    return Balance(grown, loss, moved + 0.0 * square, 0.0 * delta, delta, at_rest(setting, loss), 0.0 * delta)
+    grown = loss * growth * change / (2 * turning)
+    return Balance(grown, loss, change + 0.0 * square, 0.0 * delta, delta, at_rest(setting, loss), 0.0 * delta)
 
 
 def _grown(memory: Memory, step: Number, decay: Number, k: Number) -> tuple[Number, Number]:
