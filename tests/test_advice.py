@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rotational import advice, forecast, rules
-from rotational.advice import advise, peak
+from rotational.advice import advise
+from rotational.remedies import peak
 from rotational.shapes import shape
 
 RUN = {"lr": 3e-2, "weight_decay": 0.1, "steps": 2000, "size": 128}
@@ -72,6 +73,28 @@ def test_passing_the_static_formula_is_not_settling():
     assert f.arrives is not None
     assert f.arrives < 100  # in the warm-up, on its way up
     assert f.settles > 300
+    assert f"at step {f.arrives}, and settles at {f.settles};" in f.sentences()[0]
+    assert "settles" not in made(norm=1.0).sentences()[0]  # it arrives to stay
+
+
+def test_a_fine_tuning_run_passes_the_static_formula_and_no_more():
+    f = made(norm=0.22, lr=2e-5, weight_decay=0.01, kind="linear", steps=3000)
+    assert f.settles is not None
+    assert abs(f.norm[-1] / f.initial - 1) < 0.01  # nothing of it is equilibrium
+    found = said(f)
+    assert "in passing" in found["short", "warning"].sentence
+    assert found["zero-shot", "suggestion"].numbers["factor"] > advice.FAR
+    assert "tune the baseline at" not in found["zero-shot", "suggestion"].sentence
+
+
+def test_where_a_higher_lr_does_not_help_more_decay_is_tried():
+    def with_lr(factor):
+        return made(norm=20.0, lr=1e-2, weight_decay=0.02)
+
+    with_decay = partial(made, norm=20.0, lr=1e-2, weight_decay=0.02)
+    numbers = said(with_lr(1.0), with_lr=with_lr, with_decay=with_decay)["short", "suggestion"].numbers
+    assert with_decay(numbers["factor"]).settles / RUN["steps"] == numbers["transient"]
+    assert numbers["weight_decay"] == pytest.approx(0.02 * numbers["factor"])
 
 
 # Too fast at the start ----------------------------------------------------------------------------------------------

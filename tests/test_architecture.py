@@ -65,7 +65,8 @@ ALLOWED: dict[str, set[str]] = {
         *("_check", "control", "correlation", "matching", "optim.recognise", "angles", "rule", "scale", "schedule"),
         *("translation", "unmatched"),
     },
-    "advice": {"outlook", "scale"},
+    "advice": {"outlook", "remedies", "scale"},
+    "remedies": {"outlook"},
     "shapes": {"_check"},
     "weights": set(),
     # control
@@ -97,7 +98,7 @@ ALLOWED: dict[str, set[str]] = {
     "paper": {"lab.declare", "lab.figures", "lab.quantities"},
     "cli": {
         *("_check", "rule", "rules", "theory", "prediction", "optim", "monitor", "records", "report", "lab"),
-        *("advice", "forecasts", "outlook", "paper", "scale", "shapes", "weights"),
+        *("advice", "forecasts", "outlook", "paper", "remedies", "scale", "shapes", "weights"),
     },
     "__main__": {"cli"},
     "__init__": {
@@ -112,7 +113,7 @@ ON_CALL = {("monitor", "report"), ("outlook", "report"), ("angles", "layers"), (
 WITHOUT_TORCH = (
     *("records", "memory", "scale", "rule", "rules", "correlation", "theory", "walk", "neurons", "rotate", "control"),
     *("optim.recognise", "prediction", "report.page", "cli"),
-    *("advice", "shapes", "weights", "runs", "report.outlook", "translating"),
+    *("advice", "remedies", "shapes", "weights", "runs", "report.outlook", "translating"),
     *("translation", "unmatched", "matching"),
     *("paper.figures", "lab.reproduce", "lab.reading", "report.figure_table"),
     *(

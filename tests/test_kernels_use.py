@@ -209,7 +209,7 @@ def test_moments_in_bfloat16_stall_unless_they_are_rounded_at_random(fused):
 @pytest.mark.parametrize("units", [ROWS, Neurons(axes=(1,))], ids=str)
 @pytest.mark.parametrize("rung", MEASURING)
 def test_the_step_writes_down_what_the_weights_show(rung, options, units):
-    if why := {"native": native, "numba": jit}[rung].available():
+    if why := refusal(rung, _part(linear(), torch.float32)):
         pytest.skip(why)
     p = linear(60, 40)
     opt = rotational.AdamW([{"params": [p], "neurons": [units]}], lr=1e-2, weight_decay=0.1, fused=rung, **options)
@@ -275,6 +275,21 @@ def test_a_layout_finds_every_weight():
             start = n // at.lanes * at.outer_stride + n % at.lanes * at.run
             places = [start + s * at.segment_stride + i for s in range(at.segments) for i in range(at.run)]
             assert_same(flat[places].sort().values, rows[n].sort().values)
+
+
+@pytest.mark.parametrize("rung", ["native", "numba", "torch", "reference"])
+def test_parameters_without_rows_take_steps(rung):
+    """As a process may hold them of a sharded parameter; counters are the same in all processes."""
+    if why := refusal(rung, _part(linear(), torch.float32)):
+        pytest.skip(why)
+    params = [linear(0, 5), linear(), linear(0, 40_000)]
+    opt = rotational.AdamW(params, weight_decay=0.1, fused=rung)
+    for _ in range(3):
+        opt.step()
+    assert [opt.state[p][key].item() for p in params for key in ("step", "turns") if key in opt.state[p]] == [3.0] * 4
+    params[0].grad = None
+    opt.step()
+    assert [opt.state[p]["step"].item() for p in params] == [3.0, 4.0, 4.0]
 
 
 def test_without_library_the_next_rung_is_taken_and_said(monkeypatch):

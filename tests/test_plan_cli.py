@@ -118,13 +118,40 @@ def test_muon_takes_the_shapes_of_a_file(tmp_path, capsys):
     assert json.loads(out)["kinds"][0]["size"] == 15
 
 
+def test_suggestions_serve_every_kind(tmp_path, capsys):
+    """One setting for kinds that begin too short and too long: what is promised holds for the worst of them."""
+    sizes = {"short": (64, 0.02), "long": (64, 0.5), "wide": (512, 0.02)}
+    torch.save({k: torch.full((4, size), x) for k, (size, x) in sizes.items()}, tmp_path / "model.pt")
+    run_of = (
+        *("--weights", str(tmp_path / "model.pt"), "--optimizer", "lion", "--steps", "9000"),
+        *("--lr", "1e-4", "--weight-decay", "1", "--warmup", "20", "--schedule", "wsd"),
+    )
+    got = planned(capsys, *run_of)
+    found = {(a["topic"], a["kind"]): a for a in got["advice"]}
+    worst = max(got["kinds"], key=lambda kind: kind["settles"] or 9e9)
+    assert found["short", "warning"]["of"][0] == worst["name"]
+    assert len(found) == len(got["advice"])  # one for each topic
+    for key in (("short", "suggestion"), ("overshoot", "suggestion")):
+        assert set(found[key]["of"]) == set(sizes)
+    numbers = found["short", "suggestion"]["numbers"]
+    changed = {"--lr": "lr", "--weight-decay": "weight_decay"}
+    words = [x for flag, name in changed.items() if name in numbers for x in (flag, repr(numbers[name]))]
+    then = planned(capsys, *run_of, *words)["kinds"]
+    assert max(kind["settles"] for kind in then) / 9000 == pytest.approx(numbers["transient"], abs=0.01)
+    numbers = found["overshoot", "suggestion"]["numbers"]
+    then = planned(capsys, *run_of, "--warmup", f"{numbers['warmup']:.0f}")["advice"]
+    left = [a["numbers"]["left"] for a in then if (a["topic"], a["kind"]) == ("overshoot", "warning")]
+    assert left == pytest.approx([numbers["times"]])
+    assert left[0] < 2
+
+
 # Refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("--steps 1.5", "invalid int"),
+        ("--steps 1.5", "a whole number, got '1.5'"),
         ("--steps 1000000000", "at most"),
         ("--optimizer adamz", "adamz"),
         ("--schedule steps", "wsd"),

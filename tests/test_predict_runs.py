@@ -34,7 +34,7 @@ def test_a_forecast_along_a_scheduler_starts_at_the_real_norms():
         alone = forecast(rules.adamw(), lr=lr, weight_decay=0.1, steps=3000, norm=norm, size=weight.shape[1], every=10)
         assert_same(p.forecast.neuron(i).norm, alone.norm, 1e-6)
         assert_same(p.forecast.neuron(i).rotation, alone.rotation, 1e-6)
-    assert "0.weight: near the static rotation from step" in str(p)
+    assert f"0.weight: near the static rotation from step {p.forecast.neuron(0).settles:,}" in str(p)
 
 
 def test_without_a_model_a_run_starts_at_equilibrium():

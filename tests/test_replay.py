@@ -156,6 +156,14 @@ def test_a_killed_save_leaves_the_old_file(tmp_path: Path) -> None:
     assert Angles.load("angles.json") == curve(9)
 
 
+@pytest.mark.parametrize(("name", "says"), [(".", "this is a folder"), ("missing/a.json", "missing does not exist")])
+def test_a_place_that_no_file_can_have_is_a_sentence(tmp_path: Path, name: str, says: str) -> None:
+    with pytest.raises(OSError, match=says) as error:
+        curve().save(tmp_path / name)
+    assert str(error.value).startswith(f"Angles.save({str(tmp_path / name)!r})")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_save_that_fails_leaves_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     curve().save("angles.json")
 

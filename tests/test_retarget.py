@@ -327,7 +327,7 @@ def test_an_unsound_config_is_one_sentence(given, words):
 
 
 def test_a_run_is_a_config():
-    with pytest.raises(TypeError, match=r"expected a rotational\.Config"):
+    with pytest.raises(TypeError, match=r"^retarget\(Rule\): expected a rotational\.Config"):
         retarget(ADAMW, batch_size=2)
 
 
@@ -352,10 +352,11 @@ def test_decay_that_takes_the_whole_weight_is_left_out_with_the_reason():
 
 def test_it_prints_as_a_table_with_assumptions_and_sources():
     result = retarget(config(sequence_length=1024), batch_size=1024)
-    head, now, *lines = str(result).splitlines()
-    heads = ["rule", "lr", "weight_decay", "changed", "batch", "steps", "rad/step", "timescale:", "steps", "tokens"]
-    assert head.split()[:10] == heads
-    assert now.split()[:5] == ["now", "0.001", "0.1", "256", "10,000"]
+    was, then, _, head, now, *lines = str(result).splitlines()
+    assert was == "now: batch 256, steps 10,000, tokens 2.621e+09"
+    assert then == "then: batch 1,024, steps 2,500, tokens 2.621e+09"
+    assert head.split()[:8] == ["rule", "lr", "weight_decay", "changed", "rad/step", "timescale:", "steps", "tokens"]
+    assert now.split()[:4] == ["now", "0.001", "0.1", "0.003245"]
     table = lines[: lines.index("")]
     assert [line[: max(map(len, result.rows))].rstrip() for line in table] == list(result.rows)
     assert any(line.startswith("square root: Noise") and "arXiv 2205.10287" in line for line in lines)

@@ -190,6 +190,16 @@ def test_a_scheduler_of_torch_and_a_config_are_read():
     assert_same(read, translate(config, rules.lion(), schedule=scheduler).lr)
 
 
+def test_the_first_steps_of_radam_are_nobodys():
+    there = translate(
+        FAST, rules.radam((0.9, 0.99), decay="decoupled"), schedule=COSINE, steps=STEPS, norm=1.0, **GIVEN
+    )
+    source = rotational.forecast(FAST.rule, lr=COSINE, weight_decay=FAST.weight_decay, steps=STEPS, norm=1.0, size=64)
+    assert np.abs(there.rotation[5:-1] / source.rotation[5:-1] - 1).max() < 2e-4
+    assert there.lr[:5].max() < 3 * COSINE[:5].max()  # no lr would turn it, so none is sought
+    assert any("but for the first 5" in sentence for sentence in there.said)
+
+
 # Angles that are held -----------------------------------------------------------------------------------------
 
 
@@ -288,6 +298,9 @@ REFUSED = [
     ({"schedule": [0.0, 0.0], "steps": 2}, "highest lr of the schedule"),
     ({"schedule": [1e-3, 1e-3], "steps": 2, "norm": 1.0}, "size= too"),
     ({"norm": -1.0}, "norm > 0"),
+    ({"size": 0}, r"translate\(size=0\)"),
+    ({"gradient_norm": math.inf}, r"translate\(gradient_norm=inf\)"),
+    ({"rounds": 0, "schedule": [1e-3], "steps": 1}, "rounds >= 1"),
     ({"source": Angles([0, 1], [0.1, 0.2])}, "give norm="),
     ({"source": Angles([0, 1], [0.1, 0.2]), "match": ("timescale",), "norm": 1.0, "size": 9}, "no timescale"),
 ]

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from rotational import remedies
 from rotational.outlook import Forecast
 from rotational.scale import Raw
 
@@ -16,10 +17,10 @@ BF16 = 2.0**-9
 """A bfloat16 loses every relative change below this, under rounding to nearest; above 2*BF16 it loses none."""
 ENOUGH = 3.0
 """sum(lr*wd) from which on a run spends most of its time near equilibrium."""
-EARLY = 0.1
-"""The share of a run that a suggestion leaves to the transient."""
-TWICE = 2.0
-"""Rotation above this many times the equilibrium's is an overshoot."""
+PASSING = 0.5
+"""sum(lr*wd) below which a run keeps more than a third of its squared initial norm, e^-1: it cannot have settled."""
+FAR = 100.0
+"""A factor of weight decay that nobody would try."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +82,6 @@ def advise(
     ]
 
 
-def peak(f: Forecast) -> tuple[float, int]:
-    """Rotation at its highest over the equilibrium's at the highest lr; and over how many steps it is averaged.
-
-    An average (RMS) over 5/(1-momentum) steps: single first steps of any Adam turn 4 times as far, as its memory has
-    nothing to average yet, and that is no overshoot.
-    """
-    every = int(f.step[0])
-    window = math.ceil(round(5 / (1 - f.rule.memory.decay), 6))
-    count = max(1, min(len(f.step), round(window / every)))
-    mean = np.convolve(np.square(f.rotation), np.full(count, 1 / count), mode="valid")
-    return float(np.sqrt(np.max(mean)) / np.max(f.static)), count * every
-
-
 def _product(f: Forecast) -> float:
     """sum(lr*wd) over the run, or what stands for it where decay enters another way: the sum of D."""
     return float(np.sum(_decay(f)) * float(f.step[0]))
@@ -125,11 +113,17 @@ def _short(
 ) -> Iterator[Advice]:
     steps, arrives = int(f.step[-1]), f.settles
     share = 1.0 if arrives is None else arrives / steps
-    if share <= 2.5 * EARLY:
+    if share <= 2.5 * remedies.EARLY:
         return
     numbers = {"steps": steps, "transient": share, "sum": product}
     if arrives is None:
-        said = f"Rotation never settles within 10% of the static formula: all of the {steps:,} steps are transient."
+        said = "Rotation never settles within 10% of the static formula in this run."
+    elif product < PASSING:
+        numbers["arrives"] = arrives
+        said = (
+            f"Rotation is within 10% of the static formula at step {arrives:,}, but in passing: sum(lr*wd) over the "
+            f"run is {product:.2g}, so that the start decides how fast neurons turn, to the end."
+        )
     else:
         numbers["arrives"] = arrives
         said = (
@@ -138,7 +132,7 @@ def _short(
         )
     yield Advice("warning", "short", said, numbers)
     # The transient lasts in proportion to 1/(lr*wd); where it does not end, 15/sum is about as much as is needed.
-    guess = share / EARLY if arrives is not None else max(2.0, 5 * ENOUGH / product)
+    guess = share / remedies.EARLY if arrives is not None else max(2.0, 5 * ENOUGH / product)
     decay = float(np.max(f.weight_decay))
     if with_decay is None:
         yield Advice(
@@ -150,17 +144,26 @@ def _short(
         )
         return
     # Weights that begin too long meet a higher lr's equilibrium on their way; more decay would move it away from them.
-    by_lr = with_lr is not None and _begins_too_long(f)
-    found = _search(guess, with_lr if with_lr is not None and by_lr else with_decay)
-    if found is not None:
-        factor, left, then = found
-        turn, name = float(np.max(then.static)), "lr" if by_lr else "weight_decay"
-        value = factor * (float(np.max(f.lr)) if by_lr else decay)
+    by_lr = [("lr", with_lr, float(np.max(f.lr)))] if with_lr is not None and _begins_too_long(f) else []
+    found: list[tuple[float, float, str, float, Forecast]] = []
+    for name, again, now in (*by_lr, ("weight_decay", with_decay, decay)):
+        if (best := remedies.factor(guess, again)) is not None:
+            factor, left, then = best
+            found.append((left, factor, name, factor * now, then))
+            if left <= remedies.EARLY:
+                break
+    if found:
+        left, factor, name, value, then = min(found, key=lambda way: way[0])
+        turn = float(np.max(then.static))
+        what = (
+            f"{'a peak learning rate of' if name == 'lr' else 'weight decay'} {value:.2g} ({factor:.3g} times as much)"
+        )
+        leaves = f"{left:.0%} of the run to the transient; rotation then settles at up to {turn:.2g} rad/step."
+        far = factor > 10  # what it takes, and hardly what to do
         yield Advice(
             "suggestion",
             "short",
-            f"{'A peak learning rate of' if by_lr else 'Weight decay'} {value:.2g} ({factor:.3g} times as much) leaves "
-            f"{left:.0%} of the run to the transient; rotation then settles at up to {turn:.2g} rad/step.",
+            f"It would take {what} to leave {leaves}" if far else f"{what[0].upper()}{what[1:]} leaves {leaves}",
             {name: value, "factor": factor, "transient": left, "rotation": turn},
         )
 
@@ -169,44 +172,6 @@ def _begins_too_long(f: Forecast) -> bool:
     if f.initial is None or f.static_norm is None or f.rule.decay == "independent":
         return False  # an independent decay is not multiplied by lr
     return f.initial > 2 * float(f.static_norm[np.argmax(f.lr)])
-
-
-STEPS = (1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8.2)
-"""Factors that are tried, by decades: the same for every kind of neurons, so that one forecast serves them all."""
-
-
-def _even(factor: float) -> float:
-    """The factor of `STEPS` that is nearest in ratio, and at least 1.2."""
-    steps = max(1, round(12 * math.log10(factor)))
-    return float(f"{STEPS[steps % 12] * 10.0 ** (steps // 12):.2g}")
-
-
-def _search(factor: float, again: Callable[[float], Forecast]) -> tuple[float, float, Forecast] | None:
-    """The smallest factor found whose transient is a tenth of the run or less; else the one with the least of it."""
-    low, high = 1.0, math.inf
-    best: tuple[float, float, Forecast] | None = None
-    tried = set[float]()
-    for _ in range(7):
-        factor = _even(factor)
-        if factor in tried:
-            break
-        tried.add(factor)
-        try:
-            then = again(factor)
-        except ValueError:  # so much decay removes the whole weight in a step
-            high, factor = factor, math.sqrt(low * factor)
-            continue
-        arrives = then.settles
-        share = 1.0 if arrives is None else arrives / int(then.step[-1])
-        if best is None or share < best[1] > EARLY or (share <= EARLY and factor < best[0]):
-            best = (factor, share, then)
-        if 0.7 * EARLY < share <= EARLY:
-            break
-        low, high = (low, factor) if share <= EARLY else (factor, high)
-        # In proportion where the transient was seen to end, within what is known already.
-        guess = factor * share / (0.85 * EARLY) if arrives is not None else 3 * factor
-        factor = guess if low < guess < high else math.sqrt(low * min(high, 9 * low))
-    return best if best is not None and best[1] < 1 else None
 
 
 # Too fast at the start --------------------------------------------------------------------------------------------
@@ -219,9 +184,9 @@ def _overshoot(
     with_warmup: Callable[[int], Forecast] | None,
     traded: Callable[[float], Forecast] | None,
 ) -> Iterator[Advice]:
-    left, window = peak(f)
-    times = left if without_warmup is None else peak(without_warmup())[0]
-    if max(times, left) < TWICE:
+    left, window = remedies.peak(f)
+    times = left if without_warmup is None else remedies.peak(without_warmup())[0]
+    if max(times, left) < remedies.TWICE:
         return
     over = f"averaged over {window} steps" if window > 1 else "in its first steps"
     if without_warmup is None:
@@ -236,9 +201,9 @@ def _overshoot(
             f"highest learning rate settles at ({over}); {rest}."
         )
     yield Advice("warning", "overshoot", said, {"times": times, "left": left, "window": window})
-    if left < TWICE or with_warmup is None:
+    if left < remedies.TWICE or with_warmup is None:
         return
-    found = _search_warmup(window, steps // 2, with_warmup)
+    found = remedies.warmup(window, steps // 2, with_warmup)
     if found is not None:
         warmup, then = found
         yield Advice(
@@ -249,7 +214,7 @@ def _overshoot(
         )
         return
     none = "No warm-up within half of the run keeps rotation below twice the equilibrium's"
-    if traded is None or (better := _search_trade(f, left, traded)) is None:
+    if traded is None or (better := remedies.trade(f, left, traded)) is None:
         does = "a lower learning rate with more weight decay, a larger initial norm, or a rotational variant does."
         yield Advice("suggestion", "overshoot", f"{none}: {does}")
         return
@@ -262,61 +227,6 @@ def _overshoot(
         f"keeps it below {then:.2g} times that.",
         {"lr": lr, "weight_decay": decay, "times": then, "factor": factor},
     )
-
-
-def _search_warmup(low: int, most: int, with_warmup: Callable[[int], Forecast]) -> tuple[int, float] | None:
-    """The shortest warm-up, to about a tenth, that keeps rotation below twice the equilibrium's.
-
-    An overshoot falls as a power of the length, so that lengths are sought on logarithms of both.
-    """
-    length, short, found = max(2, low), (1, math.inf), None
-    power = 0.5
-    for _ in range(16):
-        if length > most:
-            length = most
-        if length <= short[0] or (found is not None and length >= found[0]):
-            break
-        times = peak(with_warmup(length))[0]
-        if times < TWICE:
-            found = (length, times)
-            if times > 0.93 * TWICE or length == max(2, low):
-                break
-        elif length == most:
-            return None
-        else:
-            if short[0] > 1 and times < short[1]:
-                power = min(2.0, max(0.2, math.log(short[1] / times) / math.log(length / short[0])))
-            short = (length, times)
-        aim = 0.97 * TWICE
-        if found is not None:
-            part = math.log(short[1] / aim) / math.log(short[1] / found[1])
-            length = _up(short[0] * (found[0] / short[0]) ** min(0.9, max(0.1, part)))
-        else:
-            length = _up(short[0] * min(30.0, (short[1] / aim) ** (1 / power)))
-    return found
-
-
-def _up(steps: float) -> int:
-    """A number of steps rounded up to two digits."""
-    unit = 10 ** max(0, math.floor(math.log10(steps)) - 1)
-    return math.ceil(steps / unit) * unit
-
-
-def _search_trade(f: Forecast, times: float, traded: Callable[[float], Forecast]) -> tuple[float, float] | None:
-    """A factor between lr and weight decay that is enough; the overshoot falls about in proportion to it."""
-    if f.initial is not None and f.static_norm is not None:  # angles of a radian and more tell less of it
-        times = max(times, float(f.static_norm[np.argmax(f.lr)]) / f.initial)
-    factor = times / TWICE
-    for _ in range(8):
-        factor = _even(1.1 * factor)
-        try:
-            now = peak(traded(factor))[0]
-        except ValueError:
-            return None
-        if now < TWICE:
-            return factor, now
-        factor *= now / TWICE
-    return None
 
 
 # The rest ---------------------------------------------------------------------------------------------------------
@@ -336,11 +246,14 @@ def _zero_shot(f: Forecast, product: float) -> Iterator[Advice]:
         return
     factor = ENOUGH / product
     decay = float(np.max(f.weight_decay)) * factor
+    if factor <= FAR:
+        said = f"tune the baseline at more decay: weight decay {decay:.2g} makes sum(lr*wd) {ENOUGH:g}."
+    else:  # a fine-tuning run, say
+        said = f"sum(lr*wd) has to come near {ENOUGH:g}, {factor:.1e} times as much: a matter of lr and steps too."
     yield Advice(
         "suggestion",
         "zero-shot",
-        f"Before a rotational variant takes over, tune the baseline at more decay: weight decay {decay:.2g} makes "
-        f"sum(lr*wd) {ENOUGH:g}.",
+        f"Before a rotational variant takes over, {said}",
         {"weight_decay": decay, "factor": factor},
     )
 

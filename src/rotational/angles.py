@@ -119,8 +119,15 @@ class Angles:
         return Angles(self.steps, found, self.name)
 
     def save(self, path: str | Path) -> Path:
-        """Write a JSON file, digits exact, and return its path: a kill leaves the old file or the new one, whole."""
+        """Write a JSON file, digits exact, and return its path: a kill leaves the old file or the new one, whole.
+
+        Raises OSError for a folder, and for a file in a folder that is not there.
+        """
         path = Path(path)
+        if path.is_dir():
+            raise IsADirectoryError(f"Angles.save({str(path)!r}): this is a folder; name a file in it.")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"Angles.save({str(path)!r}): the folder {path.parent} does not exist.")
         data = {"format": FORMAT, "name": self.name, "steps": self.steps, "radians": self.radians}
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:

@@ -181,22 +181,26 @@ def along(
     top = float(np.max(curve))
     lrs, lrs_best, best = lr * curve / top, lr * curve / top, (math.inf, curve)
     given, moves = told.given(target), curve > 0
+    stuck = np.zeros(len(curve), dtype=bool)
     for _ in range(rounds):
         try:
             found = forecast(target, lr=lrs, weight_decay=decay, steps=len(curve), norm=norm, **given)
         except ValueError as error:
             raise ValueError(f"translate({target.name}): it cannot turn as the source does: {error}") from None
+        # A step that no lr turns, such as RAdam's first five, has none to be corrected.
+        stuck = moves & (found.rotation < 1e-6 * curve)
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(moves & (found.rotation > 0), curve / found.rotation, 1.0)
+            ratio = np.where(moves & ~stuck, curve / found.rotation, 1.0)
         worst = float(np.max(np.abs(ratio - 1)))
         if worst < best[0]:
             lrs_best, best = lrs, (worst, found.rotation)
         if worst < 1e-4:
             break
         lrs = _corrected(found, lrs, ratio, norm, scale_invariant=told.scale_invariant)
+    still = f" but for the first {np.flatnonzero(stuck)[-1] + 1}, which hardly turn it at any lr" if stuck.any() else ""
     said = [
         f"Along the schedule the forecast rotation of {target.name} is within {max(best[0], 1e-4):.2%} of that of "
-        f"{origin.name} in every step."
+        f"{origin.name} in every step{still}."
     ]
     if origin.rule is not None:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -205,7 +209,8 @@ def along(
         if len(factor) and np.ptp(factor) > 0.02:
             said.append(
                 "Its lr is no multiple of the source's schedule: relative to the peak it is "
-                f"{factor.min():.3g} to {factor.max():.3g} times that, because norms adapt at another pace."
+                f"{factor.min():.3g} to {factor.max():.3g} times that, because norms and memories "
+                "adapt at another pace."
             )
     return lrs_best, best[1], said
 

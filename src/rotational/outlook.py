@@ -156,12 +156,13 @@ class Forecast:
             return ["Rotation is held from the first step, and norms stay where they start.", *self.notes]
         if not np.any(self.static > 0):
             return ["Without weight decay there is no equilibrium: norms grow and rotation falls.", *self.notes]
-        arrives = self.arrives
+        arrives, settles = self.arrives, self.settles
         if arrives is None:
             said = "Rotation is never within 10% of what the static formula says."
         else:
+            stays = "" if settles == arrives else ", in passing" if settles is None else f", and settles at {settles:,}"
             said = (
-                f"Rotation comes within 10% of what the static formula says at step {arrives:,}; "
+                f"Rotation comes within 10% of what the static formula says at step {arrives:,}{stays}; "
                 f"it is not there in {self.transient:.0%} of the run."
             )
         return [said, *self.notes]

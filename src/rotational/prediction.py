@@ -300,7 +300,8 @@ def _outlook(f: Forecast) -> str:
     elif f.arrives is None:
         when = "never near the static rotation, 100% of the run away from it"
     else:
-        when = f"near the static rotation from step {f.arrives:,}, {f.transient:.0%} of the run away from it"
+        first = f"in passing at step {f.arrives:,}" if f.settles is None else f"from step {f.settles:,}"
+        when = f"near the static rotation {first}, {f.transient:.0%} of the run away from it"
     norm = "" if f.norm is None or f.initial is None else f", norm {f.initial:.3g} to {f.norm[-1]:.3g}"
     return f"{when}; rotation at 10/50/90/100% of the run {' '.join(parts)}{norm}"
 

@@ -137,23 +137,34 @@ class Retargeting(Sequence[Scaled]):
         return {"unit": self.now.unit, "now": now, "rows": rows, "left_out": dict(self.left_out)}
 
     def __str__(self) -> str:
-        heads = ("rule", "lr", "weight_decay", "changed", "batch", "steps", "width", "signal", "gradient", "rad/step")
+        heads = ("rule", "lr", "weight_decay", "changed", "rad/step")
         table: list[tuple[str, ...]] = [
             (*heads, "timescale: steps", self.now.unit, "epochs", "of run", "transient", "of run")
         ]
         for r in (self.now, *self):
             run = (_shown(r.lr), _shown(r.weight_decay), ", ".join(f"{k} {_shown(x)}" for k, x in r.changes.items()))
-            size = (r.batch_size, r.steps, r.width, r.drift, r.gradient_norm, r.rotation)
-            lasts = (r.timescale, r.timescale_tokens, r.timescale_epochs)
+            lasts = (r.rotation, r.timescale, r.timescale_tokens, r.timescale_epochs)
             arrival = (_percent(r.timescale_share), _shown(r.transient), _percent(r.transient_share))
-            table.append((r.rule_name, *run, *map(_shown, (*size, *lasts)), *arrival))
+            table.append((r.rule_name, *run, *map(_shown, lasts), *arrival))
         columns = [column for column in zip(*table, strict=True) if any(column[1:])]
         widths = [max(map(len, column)) for column in columns]
         padded = [[cell.rjust(w) for cell in column] for column, w in zip(columns, widths, strict=True)]
         padded[0] = [cell.ljust(widths[0]) for cell in columns[0]]
         lines = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
         missing = [f"{name}: left out; {why}" for name, why in self.left_out.items()]
-        return "\n".join([*lines, "", *self.notes, *missing])
+        return "\n".join([*self._runs(), "", *lines, "", *self.notes, *missing])
+
+    def _runs(self) -> list[str]:
+        """The run as it was and as it is to be, which is the same in every row."""
+        words = (
+            *(("batch_size", "batch"), ("steps", "steps"), ("width", "width"), ("parameters", "parameters")),
+            *(("data", self.now.unit), ("drift", "signal"), ("gradient_norm", "gradient")),
+        )
+        return [
+            f"{name}: "
+            + ", ".join(f"{word} {_shown(x)}" for key, word in words if (x := getattr(run, key)) is not None)
+            for name, run in (("now", self.now), *(("then", row) for row in self[:1]))
+        ]
 
     __repr__ = __str__
 
@@ -188,7 +199,7 @@ def retarget(
     Source: of each rule in its row; `theory.equilibrium` for what they give.
     """
     if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance]  an optimizer, say
-        raise TypeError(f"retarget({config!r}): expected a rotational.Config.")
+        raise TypeError(f"retarget({type(config).__name__}): expected a rotational.Config.")
     told = {"batch_size": batch_size, "width": width, "steps": steps, "tokens": tokens, "parameters": parameters}
     new = {name: _checked("retarget", name, value) for name, value in told.items() if value is not None}
     if not new:

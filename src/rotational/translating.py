@@ -20,7 +20,7 @@ from rotational.optim.recognise import recognise
 from rotational.rule import Rule
 from rotational.scale import Polar, Raw
 from rotational.translation import KINDS, Held, Side, Translation
-from rotational.unmatched import Pair, sentences
+from rotational.unmatched import Pair, plain, together
 
 MATCHES = ("rotation", "timescale", "norm")
 
@@ -60,7 +60,8 @@ def translate(
     no norm of their own, and as a source need `norm`.
 
     Along a schedule weight_decay stays, and lr is corrected by forecasts of the target until every step agrees within
-    1e-4: rotation follows lr at once, and the norm that it leads to later.
+    1e-4 (or `rounds` of them are done): rotation follows lr at once, and the norm that it leads to later. As a schedule
+    of torch: LambdaLR(opt, lambda t: there.lr[min(t, steps - 1)] / lr) for an optimizer made with that lr.
 
     Raises TypeError or ValueError for a source without weight decay, what a rule needs and was not given (shape= of
     Muon, size= and gradient_norm= of Adam with L2), a rotation out of the target's reach, and an unknown match.
@@ -83,6 +84,9 @@ def translate(
             f"{', '.join(map(repr, KINDS))}."
         )
     norm = None if norm is None else _positive("norm", norm)
+    size = None if size is None else _check.whole("translate", "size", size)
+    gradient_norm = None if gradient_norm is None else _positive("gradient_norm", gradient_norm)
+    rounds = _check.whole("translate", "rounds", rounds)
     told = Told(size, gradient_norm, scale_invariant, shape)
     origin = _origin(source, group, schedule, steps, told)
     here = told.at_rest(origin)
@@ -96,7 +100,6 @@ def translate(
     lr, decay = told.solve(origin, target, wanted, first)
     there = told.rest(target, lr, decay)
     pair = Pair(origin.name, origin.rule, origin.top, here.timescale, here.rotation, target, lr, told.shape)
-    said = sentences(pair, there.timescale, there.rotation, first)
     lrs: Any = lr
     rotation, extra = there.rotation, list[str]()
     if origin.steps is not None:
@@ -109,7 +112,12 @@ def translate(
         source=origin.side(here, told.units(origin.rule), rotation if origin.steps else None),
         target=Side(target.name, lrs, decay, rotation, there.timescale, there.norm if told.units(target) else None),
         angles=None,
-        said=(*said, *_norms(here, there, told, origin, target), *extra),
+        said=(
+            *together(pair, there.timescale, there.rotation, first),
+            *_norms(told, origin, target),
+            *extra,
+            *plain(pair),
+        ),
     )
 
 
@@ -202,7 +210,7 @@ def _curve(origin: Origin, told: Told, norm: float | None) -> np.ndarray:
 # The answer ---------------------------------------------------------------------------------------------------
 
 
-def _norms(here: Rest, there: Rest, told: Told, origin: Origin, target: Rule) -> list[str]:
+def _norms(told: Told, origin: Origin, target: Rule) -> list[str]:
     if origin.rule is None:
         return []
     if not told.comparable(origin.rule, target):

@@ -27,12 +27,8 @@ class Pair(NamedTuple):
     shape: Shape | None
 
 
-def sentences(pair: Pair, timescale: float | None, rotation: float, first: str) -> list[str]:
-    """On rotation and timescale, and on what does not rotate."""
-    return [*_together(pair, timescale, rotation, first), *_plain(pair)]
-
-
-def _together(pair: Pair, timescale: float | None, rotation: float, first: str) -> list[str]:
+def together(pair: Pair, timescale: float | None, rotation: float, first: str) -> list[str]:
+    """On rotation and timescale, of which one momentum rarely gives both."""
     source, target = pair.source, pair.target
     if pair.timescale is None or timescale is None:
         return []
@@ -50,7 +46,7 @@ def _together(pair: Pair, timescale: float | None, rotation: float, first: str) 
     return [said, _advice(target, 2 / (pair.timescale * pair.rotation**2), pair.shape)]
 
 
-def _plain(pair: Pair) -> list[str]:
+def plain(pair: Pair) -> list[str]:
     """Gains and biases, which no norm balances: what moves them is lr alone."""
     rule, target = pair.rule, pair.target
     if rule is None:

@@ -1,15 +1,27 @@
-"""A forecast drawn with plain characters, which every terminal, log and pipe carries."""
+"""What is printed with: a console, and a forecast in plain characters, which every terminal, log and pipe carries."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+from rich import console
 
 from rotational.outlook import Forecast
 
 DECADES = 3.0
 """The picture shows so much below its highest: the last steps of a cosine would take all the room."""
+
+
+class Console(console.Console):
+    """rich's, without colours of its own choice."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        """A reader who leaves, as `| head` does: rich would exit with 1, `cli.main` knows that it is no mistake."""
+        raise BrokenPipeError
 
 
 def drawn(f: Forecast, width: int, name: str, height: int = 12) -> list[str]:

@@ -60,7 +60,8 @@ def of(options: argparse.Namespace, rule: Rule) -> list[Kind]:
             raise ValueError(
                 "plan(weights=...): sizes and norms come from the file; leave --fan-in, --norm, --shape out."
             )
-        return _grouped(_finite(weights.read(options.weights)), muon=isinstance(rule.scale, Polar), unitless=unitless)
+        found = _finite([matrix for path in options.weights for matrix in weights.read(path)])
+        return _grouped(found, muon=isinstance(rule.scale, Polar), unitless=unitless)
     norm = None if unitless else LINEAR if options.norm is None else options.norm
     if isinstance(rule.scale, Polar):
         if options.shape is None or options.fan_in:
@@ -82,6 +83,8 @@ def notes(options: argparse.Namespace, rule: Rule, chosen: Sequence[Kind]) -> li
         found.append("No --fan-in was given: neurons of 768 weights are assumed.")
     if options.weights is None and options.norm is None and chosen[0].norm is not None:
         found.append(f"No --norm was given: neurons are {LINEAR:.3f} long at first, as torch.nn.Linear makes them.")
+    if options.weights is not None:
+        found.append("Rows (the first axis) of each matrix are taken for neurons, as torch's layers have them.")
     if left := chosen[-1].left:
         found.append(f"The {KINDS} kinds of neurons with the most weights are shown; {left} matrices are in no row.")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rotational import rules
@@ -20,13 +21,13 @@ _TAKES: dict[str, tuple[str, ...]] = {
     "adam": ("betas",),
     "sgd": ("momentum", "dampening", "nesterov", "decoupled", "decay"),
     "lion": ("betas", "linearised", "decay"),
-    "nadam": ("betas", "decoupled", "decay"),
+    "nadam": ("betas", "momentum_decay", "decoupled", "decay"),
     "rmsprop": ("alpha", "momentum", "centered"),
     "radam": ("betas", "decoupled", "decay"),
     "adamax": ("betas", "decoupled", "decay"),
     "laprop": ("betas", "decay"),
     "signum": ("momentum", "nesterov", "decay"),
-    "muon": ("momentum", "decay", "shape"),
+    "muon": ("momentum", "adjust_lr_fn", "decay", "shape"),
 }
 """Optimizer -> the options that it takes."""
 
@@ -58,21 +59,39 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--momentum", type=float, help="sgd, rmsprop, signum, muon")
     parser.add_argument("--dampening", type=float, help="sgd")
     parser.add_argument("--nesterov", action="store_true", help="sgd, signum")
+    parser.add_argument("--momentum-decay", type=float, help="nadam: of the look-ahead's warm-up (default 4e-3)")
     parser.add_argument("--alpha", type=float, help="rmsprop")
     parser.add_argument("--centered", action="store_true", help="rmsprop")
     parser.add_argument("--decoupled", action="store_true", help="sgd, nadam, radam, adamax: decay beside the gradient")
     parser.add_argument("--decay", choices=DECAYS, help="how weight decay enters (default: the optimizer's own way)")
     parser.add_argument("--linearised", action="store_true", help="lion: the paper's approximation of the sign")
-    parser.add_argument("--shape", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="muon: of the matrix")
+    parser.add_argument(
+        "--adjust-lr-fn", choices=("original", "match_rms_adamw"), help="muon: how the step depends on the shape"
+    )
+    parser.add_argument("--shape", type=whole, nargs=2, metavar=("ROWS", "COLUMNS"), help="muon: of the matrix")
+
+
+def whole(text: str) -> int:
+    """A whole number as people write it.
+
+    >>> whole("200_000"), whole("2e5")
+    (200000, 200000)
+    """
+    number = math.nan
+    with suppress(ValueError):
+        number = float(text)
+    if not number.is_integer():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
+    return int(number)
 
 
 def _lawful(name: str) -> str:
-    """The name of an optimizer, if it may have a law at all."""
-    if name == "adagrad":
+    """The name of an optimizer, if it may have a law at all; AdamW is adamw."""
+    if name.lower() == "adagrad":
         raise argparse.ArgumentTypeError(
             "adagrad has no law: its sum of squares never forgets, so nothing comes to rest"
         )
-    return name
+    return name.lower()
 
 
 def rule(options: argparse.Namespace) -> Rule:
@@ -86,18 +105,20 @@ def rule(options: argparse.Namespace) -> Rule:
     >>> rule(parser.parse_args("--optimizer sgd --lr 0.1 --weight-decay 1e-4 --momentum 0.9 --decoupled".split())).decay
     'decoupled'
     """
-    taken = {k: v for k, v in vars(options).items() if k in _OPTIONS and v not in (None, False)}
+    taken = {k: v for k, v in vars(options).items() if k in _OPTIONS and v is not None and v is not False}
     name, allowed = options.optimizer, _TAKES[options.optimizer]
     for option in taken:
         if option not in allowed:
-            listed = ", ".join(f"--{a}" for a in allowed)
-            raise ValueError(f"--{option} is not an option of {name}; it takes {listed}.")
+            flag, *flags = (f"--{a.replace('_', '-')}" for a in (option, *allowed))
+            raise ValueError(f"{flag} is not an option of {name}; it takes {', '.join(flags)}.")
     taken.pop("shape", None)  # of the matrix, not of the rule
     if taken.pop("decoupled", False) and taken.setdefault("decay", "decoupled") != "decoupled":
         raise ValueError(f"--decoupled and --decay {taken['decay']} contradict each other.")
-    if name == "nadam" and taken.get("decay", "coupled") == "coupled":
-        taken.pop("decay", None)
-        return rules.nadam_l2(**taken)
+    if name == "nadam":
+        taken.setdefault("momentum_decay", 4e-3)  # torch's own: without it nobody's NAdam is forecast
+        if taken.get("decay", "coupled") == "coupled":
+            taken.pop("decay", None)
+            return rules.nadam_l2(**taken)
     return _MAKE[name](**taken)
 
 

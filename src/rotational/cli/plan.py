@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from rotational import shapes
 from rotational.cli import kinds
 from rotational.cli import options as shared
-from rotational.cli.drawing import drawn
+from rotational.cli.drawing import Console, drawn
 from rotational.cli.options import Commands
 from rotational.cli.planned import FINE, Plan, made
 from rotational.outlook import AtBatchSize, BatchSizes
@@ -25,11 +24,12 @@ COARSE = 2000
 """Values of a series that are written as JSON."""
 _ASKED = (
     *("lr", "weight_decay", "steps", "schedule", "warmup", "min_lr", "milestones", "gamma"),
-    *("batch_size", "noise_scale"),
+    *("decay_share", "batch_size", "noise_scale", "gradient_norm", "scale_sensitive", "bf16"),
 )
 LEGEND = (
-    "norm at the start and the end; rotation in rad/step at its peak, 50% and 90% of the run; there, as a ratio to the "
-    "static formula; the step from which it stays within 10% of that; the share of steps that are not."
+    "norm, and norm at end; rotation in rad/step at its peak, 50% and 90% of the run; ratio: of rotation at 90% to "
+    "the static formula; settles: step from which rotation stays within 10% of that formula for a twentieth of the "
+    "run; transient: share of all steps in which it is not."
 )
 
 OTHERS = "The same lr, weight decay and data at other batch sizes"
@@ -42,28 +42,44 @@ def add(commands: Commands) -> None:
     )
     plan.set_defaults(run=run)
     shared.add(plan)
-    plan.add_argument("--steps", type=int, required=True)
+    plan.add_argument("--steps", type=shared.whole, required=True)
     plan.add_argument("--schedule", choices=shapes.SHAPES, default="constant", help="of lr (default constant)")
-    plan.add_argument("--warmup", type=int, default=0, metavar="STEPS", help="steps of linear warm-up (default 0)")
+    plan.add_argument(
+        "--warmup", type=shared.whole, default=0, metavar="STEPS", help="steps of linear warm-up (default 0)"
+    )
     plan.add_argument("--min-lr", type=float, default=0.0, help="where a falling schedule ends (default 0)")
     plan.add_argument("--decay-share", type=float, help="wsd: share of the run in which lr falls (default 0.2)")
     plan.add_argument(
-        "--milestones", type=int, nargs="+", metavar="STEP", help="step: where lr falls, as in torch's MultiStepLR"
+        "--milestones",
+        type=shared.whole,
+        nargs="+",
+        metavar="STEP",
+        help="step: where lr falls, as in torch's MultiStepLR",
     )
     plan.add_argument("--gamma", type=float, help="step: what lr is multiplied by there (default 0.1)")
-    plan.add_argument("--batch-size", type=int, help="to give the timescale in samples too")
+    plan.add_argument("--batch-size", type=shared.whole, help="to give the timescale in samples too")
     plan.add_argument(
-        "--batch-sizes", type=int, nargs="+", metavar="B", help="others to compare (default: a quarter, four times)"
+        "--batch-sizes",
+        type=shared.whole,
+        nargs="+",
+        metavar="B",
+        help="others to compare (default: a quarter, four times)",
     )
     plan.add_argument(
         "--noise-scale",
         type=float,
         help="batch size at which a gradient is half mean, half noise: compares batch sizes",
     )
-    plan.add_argument("--fan-in", type=int, action="append", metavar="N", help="weights of a neuron; may be repeated")
+    plan.add_argument(
+        "--fan-in", type=shared.whole, action="append", metavar="N", help="weights of a neuron; may be repeated"
+    )
     plan.add_argument("--norm", type=float, help="initial length of a neuron (default: 0.577, that of torch.nn.Linear)")
     plan.add_argument(
-        "--weights", type=Path, metavar="FILE", help="safetensors or torch state dict: real sizes and norms"
+        "--weights",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="safetensors or torch state dict (or all parts of one): real sizes and norms",
     )
     plan.add_argument("--gradient-norm", type=float, help="RMS norm of a neuron's gradient (at length 1)")
     plan.add_argument("--scale-sensitive", action="store_true", help="gradients do not shrink as weights grow")
@@ -80,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(as_json(plan), indent=2, allow_nan=False))
         return 0
-    console = Console(highlight=False)
+    console = Console()
     console.print(f"[bold]{plan.rule.name}[/bold]  {described(plan)}\n")
     for line in drawn(plan.forecasts[0], min(console.width, 100), plan.kinds[0].name):
         console.print(line, markup=False, no_wrap=True)
@@ -170,10 +186,13 @@ def sentences(plan: Plan) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for a, names in plan.advice:
         about = ""
-        if len(plan.kinds) > 1 and a.numbers:  # the numbers are those of the first kind
-            about = (
-                f" (for all; numbers of {names[0]})" if len(names) == len(plan.kinds) else f" (for {', '.join(names)})"
-            )
+        if len(plan.kinds) > 1 and a.numbers:
+            if a.kind == "suggestion":
+                about = " (for all, at worst)"
+            elif len(names) == len(plan.kinds):
+                about = f" (numbers of {names[0]}; for all)"
+            else:
+                about = f" (for {names[0]}{'; also for ' if names[1:] else ''}{', '.join(names[1:])})"
         found.append((a.kind.capitalize(), a.sentence + about))
     of_forecasts = [note for f in plan.forecasts for note in f.notes]
     notes = dict.fromkeys([*kinds.notes(plan.options, plan.rule, plan.kinds), *of_forecasts])

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from rotational.cli import kinds
 from rotational.cli.kinds import Kind
 from rotational.forecasts import at_batch_sizes, forecast
 from rotational.outlook import BatchSizes, Forecast
+from rotational.remedies import peak
 from rotational.rule import Rule
 
 LONGEST = 100_000_000
@@ -47,16 +49,7 @@ def made(options: argparse.Namespace, rule: Rule) -> Plan:
     chosen = kinds.of(options, rule)
     run = _Run(options, rule, chosen)
     forecasts = run.whole()
-    about: dict[tuple[str, str], list[tuple[Advice, list[str]]]] = {}
-    for i, (kind, f) in enumerate(zip(chosen, forecasts, strict=True)):
-        for a in _advice(run, f, i):
-            found = about.setdefault((a.topic, a.kind), [])
-            like = next((names for other, names in found if _alike(a, other)), None)
-            if like is None:
-                found.append((a, [kind.name]))
-            else:
-                like.append(kind.name)
-    advice = [(a, tuple(names)) for found in about.values() for a, names in found]
+    advice = _advice(run, forecasts)
     return Plan(options, rule, chosen, forecasts, advice, _batches(options, run))
 
 
@@ -79,29 +72,58 @@ def _checked(options: argparse.Namespace) -> None:
             raise ValueError(f"{flag} is for --schedule {schedule}, and this one is {options.schedule}.")
 
 
-def _advice(run: _Run, f: Forecast, i: int) -> list[Advice]:
-    """Of one kind of neurons; what is suggested is computed for it."""
-    warmup = run.options.warmup
-    return advise(
-        f,
-        bf16=run.options.bf16,
-        beginning=run.beginning(warmup)[i],
-        without_warmup=(lambda: run.beginning(0)[i]) if warmup else None,
-        with_warmup=lambda steps: run.beginning(steps, only=i)[0],
-        with_decay=lambda factor: run.whole(1.0, factor, only=i)[0],
-        with_lr=lambda factor: run.whole(factor, only=i)[0],
-        traded=lambda factor: run.beginning(warmup, 1 / factor, factor, only=i)[0],
-    )
+def _advice(run: _Run, forecasts: Sequence[Forecast]) -> list[tuple[Advice, tuple[str, ...]]]:
+    """Warnings of each kind of neurons, those of one topic as one; suggestions that serve all kinds.
+
+    lr, weight decay and warm-up are one setting. Each is sought for the kind that needs it most, and judged by the kind
+    that it leaves worst.
+    """
+    warmup, beginnings = run.options.warmup, run.beginning(run.options.warmup)
+    needy = {"short": _worst(forecasts, _transient), "overshoot": _worst(beginnings, _overshoot)}
+    found: list[tuple[Advice, str]] = []
+    for i, (kind, f, beginning) in enumerate(zip(run.kinds, forecasts, beginnings, strict=True)):
+        tried = i in needy.values()
+        told = advise(
+            f,
+            bf16=run.options.bf16,
+            beginning=beginning,
+            without_warmup=(lambda i=i: run.beginning(0)[i]) if warmup else None,
+            with_warmup=run.with_warmup if tried else None,
+            with_decay=run.with_decay if tried else None,
+            with_lr=run.with_lr if tried else None,
+            traded=run.traded if tried else None,
+        )
+        found += [(a, kind.name) for a in told if a.kind == "warning" or needy.get(a.topic, i) == i]
+    advice: list[tuple[Advice, tuple[str, ...]]] = []
+    for topic, word in product(dict.fromkeys(a.topic for a, _ in found), ("warning", "suggestion")):
+        by_name = {name: a for a, name in found if (a.topic, a.kind) == (topic, word)}
+        if by_name:
+            first = run.kinds[needy.get(topic, 0)].name
+            names = sorted(by_name, key=lambda name: name != first)
+            every = [kind.name for kind in run.kinds]
+            advice.append((by_name[names[0]], tuple(names if word == "warning" else every)))
+    return advice
 
 
-def _alike(a: Advice, other: Advice) -> bool:
-    """Warnings of one topic are one; suggestions only if they name the same numbers to set."""
-    names = ("lr", "weight_decay", "warmup")
-    return a.kind == "warning" or all(a.numbers.get(k) == other.numbers.get(k) for k in names)
+def _transient(f: Forecast) -> float:
+    """Share of the run until rotation settles; more than all of it, the further it is from that at its end."""
+    return f.settles / float(f.step[-1]) if f.settles is not None else 1.0 + f.transient
+
+
+def _overshoot(f: Forecast) -> float:
+    return peak(f)[0]
+
+
+def _worst(forecasts: Sequence[Forecast], measure: Callable[[Forecast], float]) -> int:
+    return int(np.argmax([measure(f) for f in forecasts]))
+
+
+def _of_worst(forecasts: Sequence[Forecast], measure: Callable[[Forecast], float]) -> Forecast:
+    return forecasts[_worst(forecasts, measure)]
 
 
 class _Run:
-    """The run, forecast once for all kinds of neurons that can go side by side, and variations of it for one alone."""
+    """The run and variations of it, each forecast once for all kinds of neurons that can go side by side."""
 
     def __init__(self, options: argparse.Namespace, rule: Rule, chosen: Sequence[Kind]) -> None:
         self.options, self.rule, self.kinds = options, rule, chosen
@@ -124,33 +146,46 @@ class _Run:
             first=first,
         )
 
-    def _whole(self, lr: float = 1.0, decay: float = 1.0, only: int | None = None) -> list[Forecast]:
-        return self._forecasts(lr * self.told, decay, only)
+    def with_lr(self, factor: float) -> Forecast:
+        """As the kind sees it that is worst off, like all that follow."""
+        return _of_worst(self.whole(factor), _transient)
 
-    def _beginning(self, warmup: int, lr: float = 1.0, decay: float = 1.0, only: int | None = None) -> list[Forecast]:
+    def with_decay(self, factor: float) -> Forecast:
+        return _of_worst(self.whole(1.0, factor), _transient)
+
+    def with_warmup(self, steps: int) -> Forecast:
+        return _of_worst(self.beginning(steps), _overshoot)
+
+    def traded(self, factor: float) -> Forecast:
+        return _of_worst(self.beginning(self.options.warmup, 1 / factor, factor), _overshoot)
+
+    def _whole(self, lr: float = 1.0, decay: float = 1.0) -> list[Forecast]:
+        return self._forecasts(lr * self.told, decay)
+
+    def _beginning(self, warmup: int, lr: float = 1.0, decay: float = 1.0) -> list[Forecast]:
         """Through the warm-up and as long again, and at least through ten memories of the optimizer."""
         memories = int(50 / (1 - self.rule.memory.decay))
-        return self._forecasts(lr * self.lr(warmup, max(2 * warmup, memories)), decay, only)
+        return self._forecasts(lr * self.lr(warmup, max(2 * warmup, memories)), decay)
 
-    def _forecasts(self, lr: np.ndarray, decay: float, only: int | None) -> list[Forecast]:
-        those, found = self.kinds if only is None else [self.kinds[only]], dict[int, Forecast]()
-        for shape in dict.fromkeys(kind.shape for kind in those):
-            at = [i for i, kind in enumerate(those) if kind.shape == shape]
-            norms = [those[i].norm for i in at]
+    def _forecasts(self, lr: np.ndarray, decay: float) -> list[Forecast]:
+        found = dict[int, Forecast]()
+        for shape in dict.fromkeys(kind.shape for kind in self.kinds):
+            at = [i for i, kind in enumerate(self.kinds) if kind.shape == shape]
+            norms = [self.kinds[i].norm for i in at]
             f = forecast(
                 self.rule,
                 lr=lr,
                 weight_decay=self.options.weight_decay * decay,
                 steps=len(lr),
                 norm=None if None in norms else np.array(norms, dtype=np.float64),
-                size=np.array([those[i].size for i in at]),
+                size=np.array([self.kinds[i].size for i in at]),
                 gradient_norm=self.options.gradient_norm,
                 scale_invariant=not self.options.scale_sensitive,
                 shape=shape,
                 every=max(1, len(lr) // FINE),
             )
             found |= {i: f.neuron(column) for column, i in enumerate(at)}
-        return [found[i] for i in range(len(those))]
+        return [found[i] for i in range(len(self.kinds))]
 
 
 def _batches(options: argparse.Namespace, run: _Run) -> BatchSizes | None:

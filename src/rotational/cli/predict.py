@@ -7,11 +7,11 @@ import json
 import math
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from rotational import theory
 from rotational.cli import options as shared
+from rotational.cli.drawing import Console
 from rotational.cli.options import Commands, matrix, told
 from rotational.cli.options import rule as rule_of
 from rotational.rule import Rule
@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
     predict = commands.add_parser("predict", help="rotation, norm and time scale that hyperparameters imply")
     predict.set_defaults(run=run)
     shared.add(predict)
-    predict.add_argument("--fan-in", type=int, help="number of weights of a neuron; gives the norm")
+    predict.add_argument("--fan-in", type=shared.whole, help="number of weights of a neuron; gives the norm")
     predict.add_argument("--gradient-norm", type=float, help="RMS norm of a neuron's gradient (at length 1)")
     predict.add_argument("--scale-sensitive", action="store_true", help="gradients do not shrink as weights grow")
     predict.add_argument("--json", action="store_true", help="print JSON")
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2))
     for name, value in _rows(options, rule, state):
         table.add_row(name, value)
-    console = Console(highlight=False)
+    console = Console()
     console.print(f"[bold]{rule.name}[/bold]  lr {options.lr:g}  weight decay {options.weight_decay:g}")
     console.print(table)
     console.print(_sentence(options, rule, state))
