@@ -379,3 +379,11 @@ def test_a_factor_that_is_no_rate_is_refused_with_its_step(bad):
     scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda t: bad if t == 12 else 1.0)
     with pytest.raises(ValueError, match="at step 12"):
         rotational.predict(opt, scheduler, steps=30)
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name():
+    model = torch.nn.Linear(4, 3)
+    with torch.no_grad():
+        model.weight[1, 2] = math.nan
+    with pytest.raises(ValueError, match="the weights of weight hold NaN or infinity"):
+        rotational.predict(torch.optim.AdamW(model.parameters()), steps=10, model=model)

@@ -269,6 +269,8 @@ def _kinds(found: list[Found], group: GroupPrediction, control: Control | None, 
         size, matrix = neurons.size(p.shape), (neurons.count(p.shape), neurons.size(p.shape))
         if known:
             norm = _length(p, neurons, center=control is not None and control.center)
+            if not math.isfinite(norm):
+                raise ValueError(f"predict(model=...): the weights of {name} hold NaN or infinity; load finite ones.")
             kinds[name] = runs.Kind(size, norm, name, matrix)
         elif isinstance(group.rule.scale, Polar):
             kinds.setdefault(matrix, runs.Kind(size, None, f"{matrix[0]}x{matrix[1]}", matrix))
