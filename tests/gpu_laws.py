@@ -38,6 +38,7 @@ from rotational.kernels import gpu
 from rotational.kernels.foreach import Foreach
 from rotational.kernels.gpu import Triton
 from rotational.neurons import ROWS
+from rotational.optim import bound
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -259,6 +260,35 @@ def test_an_optimizer_has_it_measured():
     change = ROWS.change(before, layer.weight.detach())
     assert_same(tables[layer.weight][0], change.angle.flatten(), 1e-3)
     assert_same(tables[layer.weight][2], change.update.flatten(), 1e-3)
+
+
+def test_an_optimizer_hands_tensors_on_while_a_step_is_captured(monkeypatch):
+    rates = [1e-2, 1e-2, 5e-3, 1e-2, 2e-3]
+    layers = [torch.nn.Linear(33, 3) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    plain, told = (rotational.AdamW(x.parameters(), lr=1e-2, weight_decay=0.1, fused="triton") for x in layers)
+    lr = torch.tensor(0.0, dtype=torch.float64)
+    for t, rate in enumerate(rates):
+        captured = t in (1, 2)  # without and with a change of lr; then numbers again, which no table may remember
+        monkeypatch.setattr(bound, "_replayed", lambda x, captured=captured: captured and isinstance(x, torch.Tensor))
+        plain.param_groups[0]["lr"], told.param_groups[0]["lr"] = rate, lr.fill_(rate)
+        for layer in layers:
+            layer.weight.grad, layer.bias.grad = noise((3, 33), t), noise((3,), t)
+        plain.step()
+        told.step()
+        assert isinstance(told.param_groups[0]["held"], float) is not captured
+        assert_same([layers[0].weight, layers[0].bias], [layers[1].weight, layers[1].bias])
+
+
+def test_tensors_give_no_rotation_without_a_closed_form(monkeypatch):
+    layer = torch.nn.Linear(33, 3)
+    opt = rotational.Lion(layer.parameters(), lr=torch.tensor(1e-3), weight_decay=0.1, fused="triton")
+    monkeypatch.setattr(bound, "_replayed", lambda x: isinstance(x, torch.Tensor))
+    layer.weight.grad = noise((3, 33), 0)
+    before = layer.weight.detach().clone()
+    with pytest.raises(ValueError, match="rotation of lion does not follow from tensors"):
+        opt.step()
+    assert torch.equal(layer.weight, before)
 
 
 def test_numbers_may_be_tensors_and_may_be_renewed():

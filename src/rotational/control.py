@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from torch import Tensor
 
 from rotational import _check, theory
 from rotational.neurons import ROWS, WHOLE, Neurons
@@ -59,8 +61,11 @@ class Control:
         """Whether a vector of this many weights has a direction to turn in at all."""
         return neurons.count(shape) > 0 and neurons.size(shape) >= 2 + self.center
 
-    def rotation(self, rule: Rule, lr: float, weight_decay: float, step: int = 0) -> float:
-        """The rotation to hold at this step, in radians; raises ValueError where there is none."""
+    def rotation(self, rule: Rule, lr: Any, weight_decay: Any, step: int = 0) -> Any:
+        """The rotation to hold at this step, in radians; raises ValueError where there is none.
+
+        Of tensors it is a tensor, and they are not looked at: those are numbers that a captured step reads anew.
+        """
         if self.rate is not None and not isinstance(self.rate, Rule):
             angle = self.rate(step) if callable(self.rate) else self.rate
             return _check.number(self.call, "rotation", angle, low=0, hint="It is an angle in radians per step.")
@@ -71,6 +76,14 @@ class Control:
                 "gradient, so lr and weight_decay give none to hold. Pass rotation=, an angle in radians per step or "
                 "a rule that has one, such as rotational.rules.adamw()."
             )
+        if isinstance(lr, Tensor) or isinstance(weight_decay, Tensor):
+            try:
+                return theory.rate_of(source, lr, weight_decay)
+            except ValueError:
+                raise ValueError(
+                    f"{self.call}: the rotation of {source.name} does not follow from tensors, which a captured step "
+                    "reads only when it is replayed. Pass rotation=, an angle in radians per step, or lr as a number."
+                ) from None
         if weight_decay == 0:
             raise ValueError(
                 f"{self.call}(weight_decay={weight_decay}): a rotational group needs weight_decay > 0, because its "

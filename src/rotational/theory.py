@@ -214,8 +214,24 @@ def rate(rule: Rule, lr: float, weight_decay: float) -> float:
         return rotation
     if isinstance(rule.scale, Polar):
         raise ValueError(f"rate({rule.name}): the rotation depends on the matrix's shape; see equilibrium(shape=).")
-    decay = _product("rate", lr, rule.shrink(lr, weight_decay) if rule.decay != "coupled" else lr * weight_decay)
-    return math.sqrt(2 * decay_gain(rule) * decay / _tau(rule))
+    _product("rate", lr, lr * weight_decay if rule.decay == "coupled" else rule.shrink(lr, weight_decay))
+    return float(rate_of(rule, lr, weight_decay))
+
+
+def rate_of(rule: Rule, lr: Any, weight_decay: Any) -> Any:
+    """`rate` in its closed form, sqrt(2 D/tau), of numbers, arrays or tensors, none of which is looked at.
+
+    Raises ValueError for a rule whose `rate` has no closed form.
+    """
+    coupled = rule.decay == "coupled"
+    if (
+        isinstance(rule.scale, Sign | Polar)
+        or rule.decay == "cautious"
+        or (coupled and not isinstance(rule.scale, Raw))
+    ):
+        raise ValueError(f"rate_of({rule.name}): this rotation is no closed form of lr and weight_decay.")
+    decay = lr * weight_decay if coupled else rule.shrink(lr, weight_decay)
+    return (2 * decay_gain(rule) / _tau(rule) * decay) ** 0.5
 
 
 def _product(call: str, lr: float, decay: float) -> float:

@@ -200,7 +200,8 @@ class Table:
         self._coefficients = torch.zeros(
             max(1, self._units), _kernels().COEFFICIENTS, dtype=torch.float32, device=device
         )
-        self._written: list[list[float]] = []
+        # None is where nothing is written, or what no one here sees.
+        self._written: Sequence[Sequence[float | None]] = [[None] * len(_kernels().NUMBERS)] * (2 * len(works))
         self._spare: Tensor | None = None
         self.captured: list[Tensor] = []
 
@@ -252,16 +253,18 @@ class Table:
     def renew(self, works: Sequence[Work]) -> None:
         """Write the numbers of the groups, where they have changed."""
         given = [_row(work, turns, self._device) for work in works for turns in (False, True)]
-        known = [[0.0 if isinstance(x, Tensor) else x for x in row] for row in given]
-        if known != self._written:
+        known = [[None if isinstance(x, Tensor) else x for x in row] for row in given]
+        pairs = [pair for rows in zip(known, self._written, strict=True) for pair in zip(*rows, strict=True)]
+        if any(x not in (None, y) for x, y in pairs):
             if _capturing():
                 raise RuntimeError(
                     "Triton.step: the numbers of a group changed since the last step, and a captured step would not "
                     "see them change again. Pass lr, weight_decay and rotation as tensors on the device, or call "
                     "Triton.renew before the graph is captured and whenever they change."
                 )
-            self._numbers.copy_(_host(known, torch.float64, self._device), non_blocking=True)
-            self._written = known
+            row_by_row = [[x or 0.0 for x in row] for row in known]
+            self._numbers.copy_(_host(row_by_row, torch.float64, self._device), non_blocking=True)
+        self._written = known
         for i, row in enumerate(given):
             for j, x in enumerate(row):
                 if isinstance(x, Tensor):

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rotational import _check
 from rotational.control import Control
 from rotational.kernels.choose import RUNGS, Kernels
 from rotational.kernels.work import Work
 from rotational.neurons import Neurons
 from rotational.optim import checkpoint
-from rotational.optim.bound import Bound, Group, Held, Options
+from rotational.optim.bound import Bound, Group, Held, Options, told
 from rotational.rule import Rule
 from rotational.scale import Rms
 
@@ -178,7 +177,7 @@ class RotationalOptimizer(Optimizer):
             for plan in plans:
                 plan.bound.settle()
                 plan.group["steps"] = plan.group.get("steps", 0) + 1
-                plan.group["held"] = plan.rotation if plan.turning else None
+                plan.group["held"] = plan.rotation if plan.turning and isinstance(plan.rotation, float) else None
         return loss
 
     def measure(self, neurons: Mapping[Tensor, Neurons]) -> dict[Tensor, Tensor]:
@@ -247,8 +246,7 @@ class RotationalOptimizer(Optimizer):
 
     def _plan(self, index: int, group: Group, grads: list[Tensor | None], alike: torch.dtype | None) -> _Plan:
         call = type(self).__name__
-        lr = _check.number(call, "lr", group["lr"], low=0)
-        weight_decay = _check.number(call, "weight_decay", group["weight_decay"], low=0)
+        lr, weight_decay = (told(call, name, group[name]) for name in ("lr", "weight_decay"))
         bound = self._bound(index, group)
         turning = any(n is not None and g is not None for n, g in zip(bound.units, grads, strict=True))
         rotation = bound.control.rotation(bound.rule, lr, weight_decay, group.get("steps", 0)) if turning else 0.0

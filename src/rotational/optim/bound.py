@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rotational import _check
 from rotational.control import Control
 from rotational.kernels.choose import MEASURING, choose
 from rotational.kernels.layout import layout
@@ -19,6 +20,15 @@ from rotational.rule import Rule
 from rotational.scale import Rms
 
 Group = dict[str, Any]
+
+
+def told(call: str, name: str, value: Any) -> Any:
+    """An option that is at least 0; while a step is captured, a tensor on the device, which replays read anew."""
+    return value if _replayed(value) else _check.number(call, name, value, low=0)
+
+
+def _replayed(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 class Options:
