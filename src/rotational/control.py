@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from torch import Tensor
-
 from rotational import _check, theory
 from rotational.neurons import ROWS, WHOLE, Neurons
 from rotational.rule import Rule
@@ -76,7 +74,7 @@ class Control:
                 "gradient, so lr and weight_decay give none to hold. Pass rotation=, an angle in radians per step or "
                 "a rule that has one, such as rotational.rules.adamw()."
             )
-        if isinstance(lr, Tensor) or isinstance(weight_decay, Tensor):
+        if hasattr(lr, "data_ptr") or hasattr(weight_decay, "data_ptr"):  # torch is not loaded here
             try:
                 return theory.rate_of(source, lr, weight_decay)
             except ValueError:

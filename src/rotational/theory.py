@@ -223,15 +223,12 @@ def rate_of(rule: Rule, lr: Any, weight_decay: Any) -> Any:
 
     Raises ValueError for a rule whose `rate` has no closed form.
     """
-    coupled = rule.decay == "coupled"
-    if (
-        isinstance(rule.scale, Sign | Polar)
-        or rule.decay == "cautious"
-        or (coupled and not isinstance(rule.scale, Raw))
-    ):
+    coupled, scale = rule.decay == "coupled", rule.scale
+    signs = isinstance(scale, Sign) and not scale.linearised
+    if signs or isinstance(scale, Polar) or rule.decay == "cautious" or (coupled and not isinstance(scale, Raw)):
         raise ValueError(f"rate_of({rule.name}): this rotation is no closed form of lr and weight_decay.")
     decay = lr * weight_decay if coupled else rule.shrink(lr, weight_decay)
-    return (2 * decay_gain(rule) / _tau(rule) * decay) ** 0.5
+    return (2 * decay_gain(rule) * decay / _tau(rule)) ** 0.5
 
 
 def _product(call: str, lr: float, decay: float) -> float:
