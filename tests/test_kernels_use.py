@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +96,29 @@ def test_a_child_process_steps_on():
         os._exit(0 if np.isfinite(p.detach().numpy()).all() else 1)
     opts[1].step()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+THREADS = """
+import os, torch, rotational
+from rotational.kernels import native
+native.THREAD = 1  # a small step is worth threads too
+torch.set_num_threads(3)
+(torch.randn(600, 600) @ torch.randn(600, 600)).exp().sum().item()
+p = torch.nn.Parameter(torch.randn(400, 300))
+p.grad = torch.randn(400, 300)
+opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1, fused="native")
+before = len(os.listdir("/proc/self/task"))
+for _ in range(3):
+    opt.step()
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+@pytest.mark.skipif(native._torch_threads() is None, reason="this torch's threads are not OpenMP's")
+def test_a_step_runs_on_threads_that_torch_has_made():
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0"]
 
 
 class Stepping(torch.utils.data.Dataset):

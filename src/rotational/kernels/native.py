@@ -24,10 +24,10 @@ from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw, Rms, Sign
 
 LIBRARY = Path(__file__).with_name("_native.so")
-ABI = 1
+ABI = 2
 """Of c/table.h; a library of another number was built from other sources."""
 
-SCRATCH, LANES, SHARE, CLOSE, THREAD = 32768, 1024, 16384, 64, 1 << 19
+SCRATCH, LANES, SHARE, CLOSE, THREAD = 32768, 1024, 16384, 64, 1 << 17
 """As in c/passes.h: weights and neurons of a box. Then weights of a share of a long neuron, and how many must lie
 together for memory to be read well; and weights for which a thread is woken up, which takes as long as 150,000 of
 them."""
@@ -72,10 +72,23 @@ def library() -> Any:
         return None
     if found.rotational_abi() != ABI:
         return None
-    found.rotational_step.restype = None
+    found.rotational_step.restype = found.rotational_borrow.restype = None
+    found.rotational_borrow.argtypes = [ctypes.c_void_p]
+    found.rotational_borrow(_torch_threads())
     pointer, count = ctypes.c_void_p, ctypes.c_int64
     found.rotational_step.argtypes = [pointer, pointer, count, pointer, count, pointer, count, pointer, ctypes.c_int]
     return found
+
+
+def _torch_threads() -> int | None:
+    """The address of what starts a step on the threads that torch itself uses; None where those are not OpenMP's.
+
+    torch loads its OpenMP for the whole process to see.
+    """
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 def available() -> str | None:

@@ -1,4 +1,7 @@
-/* Threads that wait for a step. A fork takes none of them along, so a child process makes its own. */
+/* Threads that wait for a step: torch's own where Python could find them, else ours. Those that gradients were worked
+ * out on wait for more to do without sleeping, for a millisecond or so; others would have to share a processor with
+ * them, and to be woken. A fork takes no threads along, so a child process makes its own.
+ */
 #include <pthread.h>
 #include <unistd.h>
 
@@ -14,7 +17,12 @@ static struct {
 } pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER,
           0, 0, 0, 0, 0};
 
+/* GOMP_parallel, of OpenMP's runtime. */
+typedef void Borrowed(void (*body)(void *), void *argument, unsigned threads, unsigned flags);
+static Borrowed *borrowed;
+
 static void renew(void) {
+    borrowed = 0; /* its threads have not come along, and it does not know */
     pthread_mutex_init(&pool.turn, 0);
     pthread_mutex_init(&pool.lock, 0);
     pthread_cond_init(&pool.wake, 0);
@@ -38,9 +46,20 @@ static void *work(void *unused) {
     return 0;
 }
 
-void rotational_parallel(void (*body)(void *), void *argument, int threads) {
-    static pthread_once_t ready = PTHREAD_ONCE_INIT;
+static pthread_once_t ready = PTHREAD_ONCE_INIT;
+
+/* From now on, use these threads. */
+void rotational_borrow(Borrowed *parallel) {
     pthread_once(&ready, once);
+    borrowed = parallel;
+}
+
+void rotational_parallel(void (*body)(void *), void *argument, int threads) {
+    pthread_once(&ready, once);
+    if (threads > 1 && borrowed) {
+        borrowed(body, argument, (unsigned)threads, 0);
+        return;
+    }
     /* A second optimizer that steps at the same time does so on its own thread, rather than wait for the first. */
     if (threads < 2 || pthread_mutex_trylock(&pool.turn) != 0) {
         body(argument);

@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define ROTATIONAL_ABI 1 /* raised with every change of these tables */
+#define ROTATIONAL_ABI 2 /* raised with every change of these tables, and of what Python calls */
 
 enum { RAW, RMS, SIGN };    /* what becomes of the filtered gradient */
 enum { NONE, F32, BF16, DITHERED }; /* how an array is stored; DITHERED is BF16, rounded at random */
@@ -52,7 +52,7 @@ typedef struct {                                /* neurons that tasks share: `pa
     int32_t done, ready;
 } Unit;
 
-/* Run `body(argument)` on `threads` threads, the caller's among them. */
+/* Run `body(argument)` on `threads` threads, the caller's among them; it may be run by fewer. */
 void rotational_parallel(void (*body)(void *), void *argument, int threads);
 
 #endif
