@@ -245,8 +245,13 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_written(tmp_p
 @pytest.fixture
 def press(monkeypatch):
     """Press Ctrl-C when an arm has taken so many steps, and wait until the press has been heard."""
-    heard = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
+    heard, struck = threading.Event(), threading.Event()
+
+    def strike(*_: object) -> None:
+        struck.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, strike)
 
     def after(steps: int, *, twice: bool = False) -> None:
         usual = demo._tell
@@ -256,16 +261,18 @@ def press(monkeypatch):
             if state.step == steps and not heard.is_set():
                 heard.set()
                 signal.raise_signal(signal.SIGINT)
-                while signal.getsignal(signal.SIGINT) is not before:
+                while signal.getsignal(signal.SIGINT) is not strike:
                     time.sleep(0.01)
-                if twice:
+                while twice and not struck.is_set():
                     signal.raise_signal(signal.SIGINT)
+                    time.sleep(0.01)
 
         monkeypatch.setattr(demo, "_tell", tell)
 
     yield after
+    after_all = signal.signal(signal.SIGINT, before)
     assert heard.is_set()
-    assert signal.getsignal(signal.SIGINT) is before
+    assert after_all is strike
 
 
 def test_ctrl_c_ends_after_the_step_and_reports_what_ran(prose, tmp_path, press):
