@@ -208,14 +208,13 @@ def rate(rule: Rule, lr: float, weight_decay: float) -> float:
             f"rate({rule.name}): with L2 regularisation the rotation depends on the size of the gradient, so "
             "the hyperparameters give none. Pass rotation=, a number or another rule such as rules.adamw()."
         )
-    if (isinstance(rule.scale, Sign) and not rule.scale.linearised) or rule.decay == "cautious":
+    if _bends(rule):
         rotation = equilibrium(rule, lr, weight_decay).rotation
         assert rotation is not None  # the sign hides the size of the gradient
         return rotation
     if isinstance(rule.scale, Polar):
         raise ValueError(f"rate({rule.name}): the rotation depends on the matrix's shape; see equilibrium(shape=).")
-    _product("rate", lr, lr * weight_decay if rule.decay == "coupled" else rule.shrink(lr, weight_decay))
-    return float(rate_of(rule, lr, weight_decay))
+    return float(_closed(rule, _product("rate", lr, _taken(rule, lr, weight_decay))))
 
 
 def rate_of(rule: Rule, lr: Any, weight_decay: Any) -> Any:
@@ -223,11 +222,23 @@ def rate_of(rule: Rule, lr: Any, weight_decay: Any) -> Any:
 
     Raises ValueError for a rule whose `rate` has no closed form.
     """
-    coupled, scale = rule.decay == "coupled", rule.scale
-    signs = isinstance(scale, Sign) and not scale.linearised
-    if signs or isinstance(scale, Polar) or rule.decay == "cautious" or (coupled and not isinstance(scale, Raw)):
+    by_gradient = rule.decay == "coupled" and not isinstance(rule.scale, Raw)
+    if _bends(rule) or by_gradient or isinstance(rule.scale, Polar):
         raise ValueError(f"rate_of({rule.name}): this rotation is no closed form of lr and weight_decay.")
-    decay = lr * weight_decay if coupled else rule.shrink(lr, weight_decay)
+    return _closed(rule, _taken(rule, lr, weight_decay))
+
+
+def _bends(rule: Rule) -> bool:
+    """Whether the rotation at rest is another function of lr and weight decay than the root of their product."""
+    return (isinstance(rule.scale, Sign) and not rule.scale.linearised) or rule.decay == "cautious"
+
+
+def _taken(rule: Rule, lr: Any, weight_decay: Any) -> Any:
+    """The share of w that the decay of a step takes off, coupled or not."""
+    return lr * weight_decay if rule.decay == "coupled" else rule.shrink(lr, weight_decay)
+
+
+def _closed(rule: Rule, decay: Any) -> Any:
     return (2 * decay_gain(rule) * decay / _tau(rule)) ** 0.5
 
 

@@ -167,10 +167,8 @@ def stationary(memory: Memory, step: Number, decay: Number) -> tuple[Number, Num
     stable.
     """
     m, faded = memory, 1 - memory.decay**2
-    own, feed = (
-        m.new * decay,
-        m.inflow * decay,
-    )  # w' = (1 - step own) w - step old m - ...,  m' = feed w + decay m + ...
+    own, feed = m.new * decay, m.inflow * decay
+    # w' = (1 - step own) w - step old m - step new g,  m' = feed w + decay m + inflow g
     fed, remembered = m.old * feed, m.old * m.inflow
     # P = feed mixed/denominator W - step (...)/denominator q, with Q = (feed^2 W + 2 feed decay P + inflow^2 q)/faded
     mixed = 1 - step * (own + fed * (m.decay / faded))

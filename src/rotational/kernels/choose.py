@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rotational.kernels.work import Kernel, Part, Work
+from rotational.kernels.work import Kernel, Part, Work, sharded
 
 RUNGS = ("native", "numba", "triton", "torch", "compiled", "reference")
 BEST = {"cpu": ("native", "numba"), "cuda": ("triton",)}
@@ -31,7 +31,7 @@ def choose(call: str, name: str, part: Part, fused: Fused, foreach: bool | None)
     Raises ValueError where what is demanded is not to be had, with the reason.
     """
     # Weights that several processes share, and neurons with them, know none of torch's operations on lists.
-    plain = "reference" if hasattr(part.w, "to_local") else "torch"
+    plain = "reference" if sharded(part.w) else "torch"
     if fused is False or (fused is None and foreach is not None):
         return plain
     if isinstance(fused, str):

@@ -29,8 +29,7 @@ ABI = 2
 
 SCRATCH, LANES, SHARE, CLOSE, THREAD = 32768, 1024, 16384, 64, 1 << 17
 """As in c/passes.h: weights and neurons of a box. Then weights of a share of a long neuron, and how many must lie
-together for memory to be read well; and weights for which a thread is woken up, which takes as long as 150,000 of
-them."""
+together for memory to be read well; and weights for which another thread is worth its start."""
 
 LEAST, LARGEST, EACH = 32768, 1 << 19, 16
 """Weights of a task, and tasks of each thread: large ones are read in one go, small ones end at the same time."""

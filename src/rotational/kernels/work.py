@@ -107,3 +107,8 @@ def in_line(g: Tensor, w: Tensor) -> Tensor:
     if g.stride() == w.stride() and g.dtype is w.dtype and g.device == w.device:
         return g
     return torch.empty_strided(w.shape, w.stride(), dtype=w.dtype, device=w.device).copy_(g)
+
+
+def sharded(w: Tensor) -> bool:
+    """Whether several processes hold a tensor together (a DTensor, of FSDP2 or tensor parallelism)."""
+    return hasattr(w, "to_local")

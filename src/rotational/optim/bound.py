@@ -14,7 +14,7 @@ from rotational import _check
 from rotational.control import Control
 from rotational.kernels.choose import MEASURING, choose
 from rotational.kernels.layout import layout
-from rotational.kernels.work import Part
+from rotational.kernels.work import Part, sharded
 from rotational.neurons import Neurons
 from rotational.rule import Rule
 from rotational.scale import Rms
@@ -61,14 +61,9 @@ _BESIDE = ("step", "norm", "update_rms", "turns")
 """What a parameter's state holds beside its moments."""
 
 
-def sharded(p: Tensor) -> bool:
-    """Whether several processes hold a parameter together (a DTensor, of FSDP2 or tensor parallelism)."""
-    return hasattr(p, "to_local")
-
-
 def own(x: Any) -> Any:
     """What this process holds of a tensor, sharing its memory."""
-    return x.to_local() if hasattr(x, "to_local") else x
+    return x.to_local() if sharded(x) else x
 
 
 def _apart(p: Any, units: Neurons | None) -> bool:

@@ -96,7 +96,8 @@ def augmented(pixels: Tensor, mirrored: Tensor, moves: Tensor, shift: int) -> Te
     [0, 1, 0, 3]
     """
     count, _, height, width = pixels.shape
-    pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels)
+    if mirrored.any():
+        pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels)
     if not shift:
         return pixels
     # All windows that there are, as a view, of which each image takes one.
