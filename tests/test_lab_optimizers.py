@@ -42,7 +42,7 @@ def test_a_run_is_torchs_own_loop(tmp_path):
     decayed = [p for p in task.model.parameters() if p.ndim > 1]
     others = [p for p in task.model.parameters() if p.ndim == 1]
     groups = [{"params": decayed, "weight_decay": 1e-2}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, fused=True)
     for step in range(run.steps):
         for group in optimizer.param_groups:
             group["lr"] = 0.1 * (1 - 0.9 * step / run.steps)

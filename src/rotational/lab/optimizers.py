@@ -65,14 +65,14 @@ def build(run: Run, model: nn.Module) -> TorchOptimizer:
 
 
 def _plain(o: Optimizer, params: list[dict[str, Any]]) -> TorchOptimizer:
-    # foreach is torch's choice on GPUs; on a CPU it is a third faster than a loop over tensors, to the same bits.
+    # torch's own choice on a CPU, a loop over tensors, takes five times as long.
     match o.rule:
         case "sgd":
-            return torch.optim.SGD(params, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, foreach=True)
+            return torch.optim.SGD(params, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, fused=True)
         case "adamw":
-            return torch.optim.AdamW(params, lr=o.lr, betas=o.betas, eps=o.eps, foreach=True)
+            return torch.optim.AdamW(params, lr=o.lr, betas=o.betas, eps=o.eps, fused=True)
         case "adam":
-            return torch.optim.Adam(params, lr=o.lr, betas=o.betas, eps=o.eps, foreach=True)
+            return torch.optim.Adam(params, lr=o.lr, betas=o.betas, eps=o.eps, fused=True)
         case "lion":  # torch has none; without rotation it is the rule itself
             return Lion(params, lr=o.lr, betas=o.betas, rotational=False)
         case "muon":
