@@ -1,7 +1,5 @@
-"""The runs that figures vary. A run at laptop scale is sized for one core: its steps times seconds a step.
-
-Measured on one core of a laptop-class processor, forward and backward: `small` 20 ms a step, `words` 35 ms,
-`patches` 75 ms, `translator` 80 ms.
+"""The runs that figures vary. A run at laptop scale is sized for one core, so that no figure takes two more than ten
+minutes; `rotational reproduce --list` says what each took.
 """
 
 from __future__ import annotations

@@ -37,9 +37,15 @@ typedef struct {
     Coefficients coefficients;
 } Memory;
 
+/* w <- kept w - lr u, where nothing needs to be known of a neuron first. */
+typedef struct {
+    float kept, lr;
+} Plain;
+
 /* The first time over the weights: one function for each way of storing and each rule ----------------------- */
 
-typedef void First(const Job *, const Numbers *, int64_t from, int64_t count, float *u, Sums *sums, int64_t lane);
+typedef void First(const Job *, const Numbers *, int64_t from, int64_t count, float *u, Sums *sums, int64_t lane,
+                   const Plain *plain);
 
 /* Processors foresee four arrays of one precision by themselves, and asking only holds them up; with fewer arrays, or
  * narrower ones, they leave memory idle for a third of the time. */
@@ -57,45 +63,56 @@ INLINE void ask(const Job *job, int64_t at, int weights, int moments, int scale,
     }
 }
 
+typedef struct {
+    float u, w, uu, ww, uw;
+} Five;
+
+/* u of weights, which `plain` uses at once, and its sums. */
+INLINE Five stretch(const Job *job, const Numbers *n, int64_t from, int64_t count, uint32_t mark, float *restrict u,
+                    const Plain *plain, int weights, int moments, int scale, int remembers, int keep) {
+    Five sum = {0};
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; i++, mark += GOLDEN) {
+        float w = load(job->w, from + i, weights);
+        float x = direction(job, n, from + i, mark, w, weights, moments, scale, remembers, keep);
+        if (plain) store(job->w, from + i, plain->kept * w - plain->lr * x, weights, 0);
+        else u[i] = x;
+        sum.u += x, sum.w += w, sum.uu += x * x, sum.ww += w * w, sum.uw += x * w;
+    }
+    return sum;
+}
+
 INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t count, float *restrict u, Sums *sums,
-                  int64_t lane, int weights, int moments, int scale, int remembers, int keep) {
+                  int64_t lane, const Plain *plain, int weights, int moments, int scale, int remembers, int keep) {
     /* Copies, which no store can change: they stay in registers. */
     const Job here = *at, *job = &here;
     const Numbers own = *numbers, *n = &own;
+    const Plain now = plain ? *plain : (Plain){0};
     int alone = foreseen(weights, moments, scale);
     int64_t most = alone ? FEW : ASKED;
-    uint32_t mark = ((uint32_t)from + n->seed) * GOLDEN; /* counted beside i, and so never multiplied */
-    if (!sums) {
-        for (int64_t block = 0; block < count; block += most) {
-            int64_t end = count - block < most ? count : block + most;
-            if (!alone) ask(job, from + block + AHEAD, weights, moments, scale, remembers);
-#pragma GCC ivdep
-            for (int64_t i = block; i < end; i++, mark += GOLDEN)
-                u[i] = direction(job, n, from + i, mark, load(job->w, from + i, weights), weights, moments, scale,
-                                 remembers, keep);
-        }
-        return;
-    }
+    uint32_t mark = ((uint32_t)from + n->seed) * GOLDEN; /* counted beside the weights, and so never multiplied */
     double su = 0, sw = 0, suu = 0, sww = 0, suw = 0;
-    for (int64_t block = 0, end; block < count; block = end) {
-        end = count - block < 2 * most ? count : block + most; /* no tail that is all ends */
-        if (!alone) ask(job, from + block + AHEAD, weights, moments, scale, remembers);
-        float fu = 0, fw = 0, fuu = 0, fww = 0, fuw = 0;
-#pragma GCC ivdep
-        for (int64_t i = block; i < end; i++, mark += GOLDEN) {
-            float w = load(job->w, from + i, weights);
-            float x = direction(job, n, from + i, mark, w, weights, moments, scale, remembers, keep);
-            u[i] = x;
-            fu += x, fw += w, fuu += x * x, fww += w * w, fuw += x * w;
+    for (int64_t some; count; count -= some, from += some, u += some, mark += (uint32_t)some * GOLDEN) {
+        some = count < 2 * most ? count : most; /* no tail that is all ends */
+        if (!alone) ask(job, from + AHEAD, weights, moments, scale, remembers);
+#define STRETCH(plain) stretch(job, n, from, some, mark, u, plain, weights, moments, scale, remembers, keep)
+        if (sums) {
+            Five sum = STRETCH(0);
+            su += sum.u, sw += sum.w, suu += sum.uu, sww += sum.ww, suw += sum.uw;
+        } else if (keep && plain) {
+            STRETCH(&now);
+        } else {
+            STRETCH(0);
         }
-        su += fu, sw += fw, suu += fuu, sww += fww, suw += fuw;
     }
+    if (!sums) return;
     sums->u[lane] += su, sums->w[lane] += sw, sums->uu[lane] += suu, sums->ww[lane] += sww, sums->uw[lane] += suw;
 }
 
 #define FIRST(name, ...)                                                                                              \
-    static void name(const Job *job, const Numbers *n, int64_t from, int64_t count, float *u, Sums *s, int64_t lane) { \
-        first(job, n, from, count, u, s, lane, __VA_ARGS__);                                                          \
+    static void name(const Job *job, const Numbers *n, int64_t from, int64_t count, float *u, Sums *s, int64_t lane,  \
+                     const Plain *plain) {                                                                            \
+        first(job, n, from, count, u, s, lane, plain, __VA_ARGS__);                                                   \
     }
 #define KEPT_OR_NOT(name, ...) FIRST(name##_look, __VA_ARGS__, 0) FIRST(name##_keep, __VA_ARGS__, 1)
 #define REMEMBERED_OR_NOT(name, ...) KEPT_OR_NOT(name##_plain, __VA_ARGS__, 0) KEPT_OR_NOT(name##_memory, __VA_ARGS__, 1)

@@ -25,7 +25,7 @@ typedef struct {
     const Group *group;
     Job *job;
     Numbers numbers;
-    double turns;
+    double held;                /* the angle of this step */
     First *look, *keep;
     Memory *mine;
 } Work;
@@ -37,7 +37,7 @@ static Work work_of(const Group *groups, Job *jobs, int64_t index, Memory *mine)
     const Group *g = work.group = &groups[job->group];
     double t = (double)*job->step + 1;
     double first = g->unbias_first ? 1 - pow(g->decay, t) : 1, second = g->unbias_second ? 1 - pow(g->beta, t) : 1;
-    work.turns = job->turns ? (double)*job->turns + 1 : 0;
+    work.held = job->turns ? g->rotation * sqrt(1 - pow(g->ema, (double)*job->turns + 1)) : 0;
     work.numbers = (Numbers){
         .sign = (float)g->sign,
         .coupled = (float)g->coupled,
@@ -75,12 +75,13 @@ static void first_of(const Work *work, const Task *box, First *over, int summed,
     if (summed) clear(sums, box->lanes);
     if (box->segments == 1 && job->run >= SHORT) {
         for (int64_t k = 0; k < box->lanes; k++)
-            over(job, &work->numbers, at + k * job->run, box->run_count, u + k * job->run, summed ? sums : 0, k);
+            over(job, &work->numbers, at + k * job->run, box->run_count, u + k * job->run, summed ? sums : 0, k, 0);
         return;
     }
     int64_t wide = box->lanes * box->run_count, calls = box->segments, count = wide;
     if (wide == job->segment_stride) calls = 1, count = box->segments * wide; /* one stretch of memory */
-    for (int64_t s = 0; s < calls; s++) over(job, &work->numbers, at + s * job->segment_stride, count, u + s * wide, 0, 0);
+    for (int64_t s = 0; s < calls; s++)
+        over(job, &work->numbers, at + s * job->segment_stride, count, u + s * wide, 0, 0, 0);
     if (summed) sums_of(job, at, work->mine, box->segments, box->lanes, box->run_count, next);
 }
 
@@ -127,8 +128,7 @@ static void between(const Work *work, int64_t lane, int64_t lanes) {
     const Group *g = work->group;
     const Job *job = work->job;
     /* Locals and no branches: then the compiler makes one loop over vectors of it. */
-    double mean_of = g->center ? 1 / (double)(job->segments * job->run) : 0, ema = g->ema;
-    double held = g->rotation * sqrt(1 - pow(g->ema, work->turns));
+    double mean_of = g->center ? 1 / (double)(job->segments * job->run) : 0, ema = g->ema, held = work->held;
     /* The share of |u| that rounding leaves: of the arithmetic, and of the precision in which u is stored. */
     double noise = 16 * 0x1p-23 + 2 * 0x1p-23, small = noise * noise;
     float *restrict norms = job->norm + lane, *restrict rmss = job->rms + lane;
@@ -222,12 +222,9 @@ static void tile(const Work *work, const Task *task) {
 }
 
 static void flat(const Work *work, const Task *task) {
-    between_plain(work, 0, 1);
-    for (int64_t at = task->run_from, end = at + task->run_count; at < end; at += SCRATCH) {
-        int64_t count = end - at < SCRATCH ? end - at : SCRATCH;
-        work->keep(work->job, &work->numbers, at, count, work->mine->u, 0, 0);
-        apply(work->job, at, &work->mine->coefficients, work->mine->u, 1, count, 0);
-    }
+    const Group *g = work->group;
+    const Plain plain = {(float)g->kept, (float)g->lr};
+    work->keep(work->job, &work->numbers, task->run_from, task->run_count, work->mine->u, 0, 0, &plain);
 }
 
 /* Sums of a part; the last part to come adds them all up, in their order, and works out how to go on. */
