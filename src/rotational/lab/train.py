@@ -137,7 +137,7 @@ class _Training:
         self.model = self.trained = task.model.to(those.device)
         if those.device.type == "cpu" and not shard:  # shards are cut from weights that lie as torch makes them
             # Convolutions of few channels take three quarters of the time where channels lie together.
-            self.model.to(memory_format=torch.channels_last)
+            nn.utils.convert_conv2d_weight_memory_format(self.model, torch.channels_last)
         those.divide(task.sizes)
         if shard:
             from rotational.lab.sharding import Shards  # torch has it from 2.6 on
