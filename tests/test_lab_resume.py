@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from laboratory import RULES, RUN, Points, assert_equal, files, weights
-from rotational.lab import resume, train
+from rotational.lab import resume, tasks, train
+from rotational.paper.base import tiny_net
 from rotational.records import CURVES_FILE, STEPS_FILE
 
 KILLED = """
@@ -108,6 +110,26 @@ def test_a_log_is_cut_and_joined_whatever_file_a_kill_stops_at(at, tmp_path, mon
     if (tmp_path / "log" / resume.CHECKPOINT).is_file():
         train.train(run, Points(run), tmp_path / "log")
     assert files(tmp_path / "whole") == files(tmp_path / "log")
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "rotational"])
+def test_a_run_goes_on_from_moments_that_lie_otherwise(name, tmp_path):
+    rule = RULES["sgd" if name == "sgd" else "adamw"]
+    run = tiny_net().but(optimizer=rule, optimizer__rotational=name == "rotational")
+    whole, stopped, resumed = (tasks.build(run, None) for _ in range(3))
+    asked = itertools.count(1)
+    train.train(run, whole, tmp_path / "whole")
+    train.train(run, stopped, tmp_path / "parts", stop=lambda: next(asked) == 5)
+    path = tmp_path / "parts" / resume.CHECKPOINT
+    saved, changed = torch.load(path, weights_only=True), 0
+    for state in saved["optimizer"]["state"].values():
+        for key, x in state.items():
+            if torch.is_tensor(x) and not x.is_contiguous():
+                state[key], changed = x.contiguous(), changed + 1  # as a GPU or shards leave them
+    assert changed
+    torch.save(saved, path)
+    train.train(run, resumed, tmp_path / "parts")
+    assert_equal(weights(whole.model), weights(resumed.model))
 
 
 def test_without_checkpoints_a_stopped_run_is_closed_where_it_is(tmp_path):

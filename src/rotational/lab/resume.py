@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rotational.lab.store import CHECKPOINT, write
@@ -65,6 +65,7 @@ def load(folder: Path, key: str, model: nn.Module, optimizer: Optimizer) -> Prog
         if progress.key == key:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
+            _lay(optimizer)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError ... for what is damaged
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}: {str(error).splitlines()[0]}). Nothing was changed; "
@@ -73,6 +74,17 @@ def load(folder: Path, key: str, model: nn.Module, optimizer: Optimizer) -> Prog
     if progress.key != key:
         raise ValueError(f"{path}: a checkpoint of the run {progress.key}, not of {key}. Use a folder for each run.")
     return progress
+
+
+def _lay(optimizer: Optimizer) -> None:
+    """Lay the moments out as their weights lie: torch's fused steps take it for granted.
+
+    They come otherwise from a run that began on a GPU or in shards, whose channels lie apart.
+    """
+    for p, state in optimizer.state.items():
+        for name, x in state.items():
+            if isinstance(x, Tensor) and x.shape == p.shape and x.stride() != p.stride():
+                state[name] = torch.empty_strided(p.shape, p.stride(), dtype=x.dtype, device=x.device).copy_(x)
 
 
 # The log ------------------------------------------------------------------------------------------------------
