@@ -67,7 +67,7 @@ typedef struct {
     float u, w, uu, ww, uw;
 } Five;
 
-/* u of weights, which `plain` uses at once, and its sums. */
+/* u of weights, kept for later or used at once, and its sums. */
 INLINE Five stretch(const Job *job, const Numbers *n, int64_t from, int64_t count, uint32_t mark, float *restrict u,
                     const Plain *plain, int weights, int moments, int scale, int remembers, int keep) {
     Five sum = {0};
@@ -92,17 +92,17 @@ INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t c
     int64_t most = alone ? FEW : ASKED;
     uint32_t mark = ((uint32_t)from + n->seed) * GOLDEN; /* counted beside the weights, and so never multiplied */
     double su = 0, sw = 0, suu = 0, sww = 0, suw = 0;
-    for (int64_t some; count; count -= some, from += some, u += some, mark += (uint32_t)some * GOLDEN) {
-        some = count < 2 * most ? count : most; /* no tail that is all ends */
-        if (!alone) ask(job, from + AHEAD, weights, moments, scale, remembers);
-#define STRETCH(plain) stretch(job, n, from, some, mark, u, plain, weights, moments, scale, remembers, keep)
+    for (int64_t done = 0, some; done < count; done += some, mark += (uint32_t)some * GOLDEN) {
+        some = count - done < 2 * most ? count - done : most; /* no tail that is all ends */
+        if (!alone) ask(job, from + done + AHEAD, weights, moments, scale, remembers);
+#define STRETCH(to, plain) stretch(job, n, from + done, some, mark, to, plain, weights, moments, scale, remembers, keep)
         if (sums) {
-            Five sum = STRETCH(0);
+            Five sum = STRETCH(u + done, 0);
             su += sum.u, sw += sum.w, suu += sum.uu, sww += sum.ww, suw += sum.uw;
         } else if (keep && plain) {
-            STRETCH(&now);
+            STRETCH(0, &now);
         } else {
-            STRETCH(0);
+            STRETCH(u + done, 0);
         }
     }
     if (!sums) return;

@@ -1,8 +1,10 @@
-/* One step of all parameters: every task goes over its weights twice, and the second time finds them in the cache.
+/* One step of all parameters: a task goes over its weights twice, and the second time finds them in the cache.
  *
  *   first    m, v  brought up to date,  u = direction (kept in a scratch of one box),  sums of u, w, u^2, w^2, u w
  *   between  mean and radial part of u, length of what is left, new norm: a few numbers a neuron, in double
  *   second   w <- a w + b u + c
+ *
+ * Where nothing turns and nobody measures, `first` changes the weights too, and nothing is gone over again.
  *
  * The sums give angle and length before and after, so measuring costs no further pass. Where single precision will not
  * do for them, they are formed in double (`sharpen`): no gradient is too small or too large to be squared, and what is
@@ -224,7 +226,7 @@ static void tile(const Work *work, const Task *task) {
 static void flat(const Work *work, const Task *task) {
     const Group *g = work->group;
     const Plain plain = {(float)g->kept, (float)g->lr};
-    work->keep(work->job, &work->numbers, task->run_from, task->run_count, work->mine->u, 0, 0, &plain);
+    work->keep(work->job, &work->numbers, task->run_from, task->run_count, 0, 0, 0, &plain);
 }
 
 /* Sums of a part; the last part to come adds them all up, in their order, and works out how to go on. */
