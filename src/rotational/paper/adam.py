@@ -135,7 +135,7 @@ STANDARDIZATION = Figure(
     sentence="Layer normalisation leaves the neurons of a layer with gradients along their weights, and so with "
     "unequal rotation; standardizing weights, or holding rotation, makes them equal.",
     tiny=_norms(tiny_net().but(optimizer=Optimizer("sgd", 0.1, 1e-2)), (0.05, 0.2), FEW),
-    laptop=_norms(small(1200).but(optimizer=Optimizer("sgd", 0.1, 5e-3)), (0.01, 0.03, 0.1, 0.3), SEEDS),
+    laptop=_norms(small(1200).but(optimizer=Optimizer("sgd", 0.1, 5e-3)), (0.01, 0.03, 0.1, 0.3), MORE_SEEDS),
     paper=_norms(
         cifar(Model("resnet18"), 256).but(optimizer=_sgd, data=Data("cifar100")),
         (0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0),

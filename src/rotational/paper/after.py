@@ -5,7 +5,7 @@ from __future__ import annotations
 from rotational.lab.declare import Run, Schedule
 from rotational.lab.figures import Arm, Claim, Figure, Panel, Then
 from rotational.lab.quantities import Difference, Of, Ratio
-from rotational.paper.base import FEW, SEEDS, arm, cifar, rotational, small, then, tiny_net
+from rotational.paper.base import FEW, MORE_SEEDS, SEEDS, arm, cifar, rotational, small, then, tiny_net
 
 _COSINE = Schedule("cosine", warmup=0.05)
 _ACC = "accuracy"
@@ -33,7 +33,7 @@ ADAMC = Figure(
     sentence="With weight decay that falls with lr, norms stay where they are along a schedule, and rotation is at "
     "rest all the way; with a constant one, norms lag behind.",
     tiny=_corrected(_base("tiny"), FEW),
-    laptop=_corrected(_base("laptop").but(steps=1600, optimizer__weight_decay=1.0), SEEDS),
+    laptop=_corrected(_base("laptop").but(steps=1600, optimizer__weight_decay=1.0), MORE_SEEDS),
     paper=_corrected(_base("paper"), SEEDS),
     panels=(
         Panel("Norm", "lines", "norm"),
@@ -81,7 +81,7 @@ REPLAY = Figure(
     sentence="A network whose norms are held, turned by the angles that were measured in a run with weight decay, "
     "learns like that run: what decay does to a normalised network is the angle.",
     tiny=_replayed(_base("tiny"), FEW),
-    laptop=_replayed(_base("laptop"), SEEDS),
+    laptop=_replayed(_base("laptop"), MORE_SEEDS),
     paper=_replayed(_base("paper"), SEEDS),
     panels=(
         Panel("Rotation", "lines", "rotation", log_y=True),
@@ -125,7 +125,7 @@ LAG = Figure(
     sentence="Norms cannot follow lr as it falls to 0, so that rotation late in a run lies far below the static "
     "formula. The forecast knows; a rotational variant that follows it turns as its baseline does.",
     tiny=_lagging(_base("tiny"), FEW),
-    laptop=_lagging(_base("laptop"), SEEDS),
+    laptop=_lagging(_base("laptop"), MORE_SEEDS),
     paper=_lagging(_base("paper"), SEEDS),
     panels=(
         Panel(
@@ -186,7 +186,7 @@ OVERSHOOT = Figure(
     tiny=_overshot(_base("tiny").but(optimizer__lr=0.1, optimizer__weight_decay=0.1), 0.25, FEW),
     # The overshoot is over in ten steps: every one is logged.
     laptop=_overshot(
-        _base("laptop").but(steps=600, every=1, optimizer__lr=0.1, optimizer__weight_decay=0.1), 0.25, SEEDS
+        _base("laptop").but(steps=600, every=1, optimizer__lr=0.1, optimizer__weight_decay=0.1), 0.25, MORE_SEEDS
     ),
     paper=_overshot(_base("paper"), 0.025, SEEDS),
     panels=(

@@ -8,6 +8,7 @@ from rotational.lab.quantities import Of
 from rotational.paper.base import (
     CONSTANT,
     FEW,
+    MORE_SEEDS,
     SEEDS,
     arm,
     cifar,
@@ -41,7 +42,9 @@ ASSUMPTIONS = Figure(
     sentence="Gradients of normalised layers are orthogonal to the weights; they are nearly independent from step to "
     "step; what Adam divides by varies inside a neuron.",
     tiny=_probed(tiny_net(activation="leaky_relu"), tiny_words(), FEW),
-    laptop=_probed(small(500, activation="leaky_relu").but(optimizer=Optimizer("adamw", 0.02, 0.5)), words(500), SEEDS),
+    laptop=_probed(
+        small(500, activation="leaky_relu").but(optimizer=Optimizer("adamw", 0.02, 0.5)), words(500), MORE_SEEDS
+    ),
     paper=_probed(
         cifar(Model("resnet20", activation="leaky_relu")).but(optimizer=Optimizer("adamw", 0.01, 0.01)),
         openwebtext().but(optimizer=Optimizer("adamw", 5e-4, 0.5, betas=(0.9, 0.95)), steps=20_000),
@@ -121,7 +124,7 @@ SENSITIVE = Figure(
         small(1000).but(model=Model("vgg_small", width=0.5), optimizer=_sgd, schedule=CONSTANT),
         2.5e-4,
         (0.05, 0.1),
-        SEEDS,
+        MORE_SEEDS,
     ),
     paper=_scales(
         cifar(Model("vgg13")).but(optimizer=_sgd, schedule=CONSTANT), 2.5e-5, (0.0125, 0.025, 0.05, 0.1), SEEDS

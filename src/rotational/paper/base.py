@@ -12,7 +12,7 @@ from rotational.lab.figures import Arm, Then
 
 SEEDS = (0, 1, 2)
 MORE_SEEDS = (0, 1, 2, 3, 4)
-"""Where what is compared differs by little: the paper's own number for Adam+L2."""
+"""At laptop scale, where short runs differ by little and three seeds decide few claims; the paper's own for Adam+L2."""
 FEW = (0, 1)
 """Seeds at tiny scale: as many as an interval needs."""
 

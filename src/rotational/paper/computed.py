@@ -5,7 +5,7 @@ from __future__ import annotations
 from rotational.lab.declare import Computed, Value
 from rotational.lab.figures import Arm, Claim, Figure, Panel
 from rotational.lab.quantities import Largest, Of, Ratio
-from rotational.paper.base import FEW, SEEDS
+from rotational.paper.base import FEW, MORE_SEEDS, SEEDS
 
 # A.2 ----------------------------------------------------------------------------------------------------------
 
@@ -33,7 +33,7 @@ WALK = Figure(
     sentence="Weight vectors driven by noise alone come to the predicted rotation and length, from above and from "
     "below.",
     tiny=_walks(32, 16, 600, FEW),
-    laptop=_walks(64, 64, 1500, SEEDS),
+    laptop=_walks(64, 64, 1500, MORE_SEEDS),
     paper=_walks(256, 256, 3000, SEEDS),
     panels=(
         Panel("Rotation", "lines", "rotation / rest", dashed="predicted rotation / rest", log_y=True),
@@ -139,7 +139,7 @@ TIME = Figure(
     sentence="A rotational variant takes about as long as its base, beside which forward and backward are the larger "
     "part.",
     tiny=_timed(2, 64, 12, FEW),
-    laptop=_timed(12, 512, 60, SEEDS),
+    laptop=_timed(12, 512, 60, MORE_SEEDS),
     paper=_timed(48, 2048, 40, SEEDS),
     panels=(Panel("Seconds of an optimizer step on one thread", "bars", "seconds per step"),),
     claims=tuple(

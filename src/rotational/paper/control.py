@@ -7,6 +7,7 @@ from rotational.lab.figures import Arm, Claim, Figure, Panel
 from rotational.lab.quantities import Difference, Of
 from rotational.paper.base import (
     FEW,
+    MORE_SEEDS,
     SEEDS,
     arm,
     cifar,
@@ -86,7 +87,7 @@ CONTROL = Figure(
         _vit,
         # The same rotation, with gains that move 8 times as far.
         _vit.but(optimizer__lr=0.032, optimizer__weight_decay=0.25),
-        SEEDS,
+        MORE_SEEDS,
     ),
     paper=_adamw(
         cifar(),
@@ -175,7 +176,7 @@ OTHERS = Figure(
         small(600).but(
             model=Model("resnet18", blocks=1, width=0.125), optimizer=_sgd(0.1, 1e-2), schedule=Schedule("cosine", 0.05)
         ),
-        SEEDS,
+        MORE_SEEDS,
     ),
     paper=_others(
         cifar().but(optimizer=_sgd(0.5, 1e-4)),

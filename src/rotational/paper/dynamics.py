@@ -8,6 +8,7 @@ from rotational.lab.quantities import Of
 from rotational.paper.base import (
     CONSTANT,
     FEW,
+    MORE_SEEDS,
     SEEDS,
     arm,
     imagenet,
@@ -37,7 +38,7 @@ DYNAMICS = Figure(
     sentence="Norms settle at different levels in different layers; rotation settles at one, which lr, weight decay "
     "and betas predict.",
     tiny=_arms(tiny_net().but(optimizer=_SGD, schedule=CONSTANT), tiny_words(), FEW),
-    laptop=_arms(small(1200).but(optimizer=_SGD, schedule=CONSTANT), words(1300), SEEDS),
+    laptop=_arms(small(1200).but(optimizer=_SGD, schedule=CONSTANT), words(1300), MORE_SEEDS),
     # 50 epochs at a constant lr; constant with warm-up for GPT.
     paper=_arms(imagenet(epochs=50).but(schedule=CONSTANT), openwebtext(), SEEDS),
     panels=(

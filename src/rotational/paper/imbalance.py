@@ -5,7 +5,7 @@ from __future__ import annotations
 from rotational.lab.declare import Imbalance, Model, Run, grid
 from rotational.lab.figures import Arm, Claim, Figure, Panel
 from rotational.lab.quantities import Difference, Largest, Of, Rank
-from rotational.paper.base import FEW, SEEDS, arm, cifar, rotational, small, tiny_images
+from rotational.paper.base import FEW, MORE_SEEDS, SEEDS, arm, cifar, rotational, small, tiny_images
 
 _ACC, _F = "accuracy", "optimizer__imbalance__factor"
 _EVEN, _HALF, _BOTH, _TENTH, _NARROW = (
@@ -43,7 +43,7 @@ IMBALANCE = Figure(
     sentence="Slowing a share of the neurons, with all else as it was, costs accuracy: as much as leaving those "
     "neurons out.",
     tiny=_imbalanced(tiny_images(16), (2.0, 10.0), 4, FEW),
-    laptop=_imbalanced(small(1000, width=1.0).but(optimizer__weight_decay=0.1), (2.0, 4.0, 10.0), 0.5, SEEDS),
+    laptop=_imbalanced(small(1000, width=1.0).but(optimizer__weight_decay=0.1), (2.0, 4.0, 10.0), 0.5, MORE_SEEDS),
     paper=_imbalanced(cifar(Model("resnet18"), 256).but(optimizer__lr=0.1), (2.0, 3.0, 5.0, 10.0), 0.5, SEEDS),
     panels=(
         Panel("Test accuracy over the factor", "sweep", _ACC, x=_F, arms=(_HALF, _BOTH), log_x=True),
@@ -104,7 +104,7 @@ SENSITIVITY = Figure(
     sentence="The EMA of the update's size, the unit that turns, and centring hardly matter in a well-normalised "
     "network.",
     tiny=_tiny,
-    laptop=_sensitive(small(450), (0.25, 1.0), SEEDS),
+    laptop=_sensitive(small(450), (0.25, 1.0), MORE_SEEDS),
     paper=_sensitive(cifar(), (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2), SEEDS),
     panels=(
         Panel("Test accuracy at each one's best weight decay", "bars", _ACC),

@@ -45,7 +45,7 @@ RATES = Figure(
     sentence="lr and weight decay of one product give the same rotation; what differs is the transient, and the step "
     "of gains and biases. Without a transient the optimum is wide.",
     tiny=_product(tiny_images(16), 0.01, (1e-3, 3e-2, 1.0), FEW),
-    laptop=_product(small(400), 0.01, (3e-5, 3e-4, 3e-3, 1e-2, 3e-2, 0.1, 0.4, 1.6), SEEDS),
+    laptop=_product(small(400), 0.01, (3e-5, 3e-4, 3e-3, 1e-2, 3e-2, 0.1, 0.4, 1.6), MORE_SEEDS),
     paper=_product(cifar(), 5e-4, _FOURTEEN, SEEDS),
     panels=(
         Panel("Test accuracy", "sweep", "accuracy", x=_LR, log_x=True, caption="lr times weight decay is the same."),
