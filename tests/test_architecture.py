@@ -41,12 +41,13 @@ ALLOWED: dict[str, set[str]] = {
     "schedulers": {"_check"},
     "mixtures": {"schedulers"},
     "schedule": {"_check", "schedulers"},
-    "outlook": {"rule", "report"},
+    "outlook": {"rule", "report", "scale"},
     "limits": {"dynamics", "scale"},
     "forecasts": {
         "_check",
         "correlation",
         "dynamics",
+        "given",
         "limits",
         "outlook",
         "rule",
@@ -55,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
         "schedule",
         "theory",
     },
+    "given": {"_check", "correlation", "dynamics", "rule", "scale", "scaling", "theory", "weights"},
     "scaling": {"memory", "rule", "scale"},
     "retargeting": {"_check", "rule", "scaling", "theory"},
     "angles": {"_check", "records", "layers"},
@@ -78,8 +80,10 @@ ALLOWED: dict[str, set[str]] = {
     "runs": {"control", "correlation", "forecasts", "outlook", "rule", "scale", "theory"},
     "prediction": {
         *("_check", "layers", "neurons", "rule", "scale", "theory", "control", "optim.recognise"),
-        *("mixtures", "outlook", "runs", "schedulers"),
+        *("mixtures", "momenta", "predicted", "runs", "schedulers", "weights"),
     },
+    "predicted": {"outlook", "rule", "theory"},
+    "momenta": {"correlation", "memory", "rule", "runs", "scale", "schedulers"},
     # measuring; the monitor names the rule and never the prediction, but for one call: log.report()
     "_hooks": set(),
     "records": set(),
@@ -98,7 +102,7 @@ ALLOWED: dict[str, set[str]] = {
     "paper": {"lab.declare", "lab.figures", "lab.quantities"},
     "cli": {
         *("_check", "rule", "rules", "theory", "prediction", "optim", "monitor", "records", "report", "lab"),
-        *("advice", "forecasts", "outlook", "paper", "remedies", "scale", "shapes", "weights"),
+        *("advice", "forecasts", "outlook", "paper", "remedies", "runs", "scale", "shapes", "weights"),
     },
     "__main__": {"cli"},
     "__init__": {

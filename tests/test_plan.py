@@ -40,9 +40,9 @@ def test_json_holds_the_forecast(capsys):
     read = json.loads(out)
     assert code == 0
     kind = read["kinds"][0]
-    f = forecast(rules.adamw(), lr=np.full(4000, 1e-3), weight_decay=0.1, steps=4000, norm=3**-0.5, size=64, every=2)
-    assert kind["series"]["rotation"] == pytest.approx(f.rotation.tolist())
-    assert kind["arrives"] == f.arrives
+    f = forecast(rules.adamw(), lr=np.full(4000, 1e-3), weight_decay=0.1, steps=4000, norm=3**-0.5, size=64)
+    assert kind["series"]["rotation"] == pytest.approx(f.rotation[1::2].tolist())
+    assert (kind["arrives"], kind["settles"], kind["transient"]) == (f.arrives, f.settles, f.transient)
 
 
 def test_a_page_is_written_whole(capsys, tmp_path):
@@ -78,10 +78,11 @@ def tensors():
 def safetensors(path, state, dtype="F32"):
     header, blob = {}, b""
     for name, x in state.items():
-        raw = x.numpy().astype("<f4").tobytes()
-        if dtype == "BF16":
-            raw = (x.numpy().astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
-        header[name] = {"dtype": dtype, "shape": list(x.shape), "data_offsets": [len(blob), len(blob) + len(raw)]}
+        raw = x.float().numpy().astype("<f4").tobytes()
+        kind = "BF16" if x.dtype == torch.bfloat16 else dtype
+        if kind == "BF16":
+            raw = (x.float().numpy().astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
+        header[name] = {"dtype": kind, "shape": list(x.shape), "data_offsets": [len(blob), len(blob) + len(raw)]}
         blob += raw
     head = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(head)) + head + blob)
@@ -113,10 +114,11 @@ def test_sizes_and_norms_are_read_from_a_file(tmp_path, kind, capsys):
         ("--steps -5", "steps"),
         ("--lr nan", "lr"),
         ("--warmup 4000", "shorter than the run"),
-        ("--min-lr 1", "min_lr"),
-        ("--fan-in 0", "plan(fan_in=0)"),
-        ("--norm nan", "plan(norm=nan)"),
-        ("--gradient-norm 0", "plan(gradient_norm=0.0)"),
+        ("--schedule cosine --min-lr 1", "--min-lr 1.0: expected a finite number >= 0 and <= 0.001."),
+        ("--min-lr 1e-5", "--min-lr 1e-05 is where a falling schedule ends, and this one is constant"),
+        ("--fan-in 0", "--fan-in 0: expected a whole number >= 1."),
+        ("--norm nan", "--norm nan: expected a finite number >= 1e-30"),
+        ("--gradient-norm 0", "--gradient-norm 0.0: expected a finite number >= 1e-30"),
         ("--weights .", "this is a folder"),
         ("--norm -1", "norm"),
         ("--weights missing.pt", "no such file"),
@@ -194,9 +196,11 @@ def test_the_suggested_decay_does_what_it_says():
     def made(factor=1.0):
         return forecast(rules.adamw(), lr=1e-3, weight_decay=0.1 * factor, steps=4000, norm=0.6, size=256)
 
-    found = advise(made(), with_decay=made)
+    found = advise(made(), with_decay=lambda factor: [made(factor)])
     suggestion = next(a for a in found if (a.topic, a.kind) == ("short", "suggestion"))
-    assert suggestion.numbers["transient"] < 0.25
+    then = made(suggestion.numbers["weight_decay"] / 0.1)
+    assert suggestion.numbers["transient"] == then.transient < 0.25
+    assert suggestion.numbers["settles"] == then.settles
 
 
 @pytest.mark.parametrize("kind", SHAPES)

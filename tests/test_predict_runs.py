@@ -253,7 +253,7 @@ def test_a_held_group_keeps_its_norms_and_turns_as_it_is_told():
     scheduler = torch.optim.lr_scheduler.LinearLR(opt, 0.1, 1.0, 100)
     weights, gains = rotational.predict(opt, scheduler, steps=200, model=model)
     assert weights.forecast.held
-    assert_same(weights.forecast.rotation[-1, 0], np.float64(weights.rotation * math.sqrt(10)), 1e-6)
+    assert_same(weights.forecast.rotation[-1, 0], np.float64(weights.rotation), 1e-6)
     assert np.ptp(weights.forecast.norm[:, 0]) == 0
     assert gains.forecast is None
     assert "rotation held" in str(weights)
@@ -326,7 +326,7 @@ def test_a_forecast_prints_a_line_for_each_parameter():
     opt = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     warm = torch.optim.lr_scheduler.LambdaLR(opt, lambda t: min(1.0, t / 100))
     first, *lines = str(rotational.predict(opt, warm, steps=1000, model=model)[0]).splitlines()
-    assert "at this lr nothing moves" in first  # a warm-up that begins at 0
+    assert "lr 0.01 at step 101 of 1,000" in first  # and not that of a warm-up's first step, 0
     assert len(lines) == 2
     f = rotational.predict(opt, warm, steps=1000, model=model)[0].forecast.neuron(0)
     told = " ".join(f"{f.at(step)['rotation']:.2e}" for step in (100, 500, 900, 1000))
@@ -387,3 +387,89 @@ def test_weights_that_are_no_numbers_are_refused_by_name():
         model.weight[1, 2] = math.nan
     with pytest.raises(ValueError, match="the weights of weight hold NaN or infinity"):
         rotational.predict(torch.optim.AdamW(model.parameters()), steps=10, model=model)
+
+
+def test_gradients_of_one_size_or_of_each_parameter_are_what_forecast_takes():
+    model = net()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=1e-2, momentum=0.9)
+    given = {"0.weight": 0.5, "2.weight": 2.0}
+    each, one = (rotational.predict(opt, steps=500, model=model, gradient_norm=g)[0] for g in (given, 0.5))
+    for i, (weight, size) in enumerate(((model[0].weight, 0.5), (model[2].weight, 2.0))):
+        norm = float((weight.detach() ** 2).sum(1).mean() ** 0.5)
+        told = {"lr": 0.1, "weight_decay": 1e-2, "steps": 500, "norm": norm, "size": weight.shape[1]}
+        assert_same(each.forecast.norm[:, i], forecast(rules.sgd(0.9), gradient_norm=size, **told).norm, 1e-6)
+        assert_same(one.forecast.norm[:, i], forecast(rules.sgd(0.9), gradient_norm=0.5, **told).norm, 1e-6)
+    assert not any("initial norm" in note or "left out" in note for note in each.forecast.notes)
+    assert_same(
+        one.equilibrium[64].norm, rotational.equilibrium(rules.sgd(0.9), 0.1, 1e-2, gradient_norm=0.5).norm, 2e-2
+    )
+
+
+def test_adam_with_l2_is_forecast_where_all_gradients_are_told():
+    model = net()
+    opt = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-2)
+    p = rotational.predict(opt, steps=200, model=model, gradient_norm=0.5)[0]
+    assert p.forecast is not None
+    assert "fan-in 32: rotation" in str(p)
+    part = rotational.predict(opt, steps=200, model=model, gradient_norm={"0.weight": 0.5})[0]
+    assert part.forecast is None
+    assert "predict(..., gradient_norm=)" in part.reason
+
+
+def test_a_model_that_was_given_is_not_said_to_be_missing():
+    model = net()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=1e-3, momentum=0.9)
+    notes = rotational.predict(opt, steps=100, model=model)[0].forecast.notes
+    assert not any("No initial norm was given" in note for note in notes)
+    assert any("starts at the equilibrium of its highest learning rate" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("gradient_norm", "with_model", "says"),
+    [
+        (-1.0, True, r"predict\(gradient_norm=-1.0\): expected a finite number with gradient_norm > 0"),
+        (math.nan, True, "finite"),
+        ({"0.weight": 0.0}, True, r"gradient_norm\['0.weight'\]"),
+        ({"0.bias": 1.0}, True, r"'0.bias': ...}\): no parameter of this name has neurons; .* '0.weight', '2.weight'"),
+        ({"0.weight": 1.0}, False, r"give model= too"),
+    ],
+)
+def test_gradients_that_are_none_are_a_sentence(gradient_norm, with_model, says):
+    model = net()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=says):
+        rotational.predict(opt, model=model if with_model else None, gradient_norm=gradient_norm)
+
+
+def test_what_is_no_optimizer_or_no_scheduler_is_a_sentence():
+    with pytest.raises(TypeError, match=r"^predict\(AdamW, a class\): expected an optimizer"):
+        rotational.predict(torch.optim.AdamW)
+    opt = torch.optim.AdamW(net().parameters())
+    with pytest.raises(TypeError, match=r"^predict\(scheduler=function\): expected a scheduler of torch"):
+        rotational.predict(opt, lambda t: 1.0, steps=10)
+    with pytest.raises(ValueError, match=r"^predict\(ReduceLROnPlateau\): its learning rate waits for losses"):
+        rotational.predict(opt, torch.optim.lr_scheduler.ReduceLROnPlateau(opt), steps=10)
+
+
+LRS = torch.optim.lr_scheduler
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: LRS.CyclicLR(o, 1e-3, 1e-2, 20, cycle_momentum=False),
+        lambda o: LRS.OneCycleLR(o, 1e-2, total_steps=201, cycle_momentum=False),
+        lambda o: LRS.SequentialLR(o, [LRS.LinearLR(o, 0.1, 1.0, 50), LRS.CosineAnnealingLR(o, 150)], [50]),
+        lambda o: LRS.LambdaLR(o, lambda t: min(1.0, t / 50)),
+        lambda o: LRS.CosineAnnealingWarmRestarts(o, 50),
+    ],
+)
+def test_every_scheduler_is_followed_as_its_rates_are(make):
+    opt = torch.optim.AdamW([nn.Parameter(torch.randn(4, 8))], lr=1e-2, weight_decay=0.1)
+    scheduler = make(opt)
+    (lr,) = rotational.schedule.read_scheduler(scheduler, 200)
+    p = rotational.predict(opt, scheduler, steps=200)[0]
+    alone = forecast(rules.adamw(), lr=lr, weight_decay=0.1, steps=200, size=8)
+    assert_same(p.forecast.rotation[:, 0], alone.rotation, 1e-9)
+    assert (p.at, p.lr) == (int(lr.argmax()) + 1, lr.max())
+    assert_same(p.rotation, rotational.equilibrium(rules.adamw(), float(lr.max()), 0.1).rotation, 1e-9)

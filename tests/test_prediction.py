@@ -167,3 +167,12 @@ def test_a_forecast_begins_before_its_first_step():
     p = rotational.predict(torch.optim.AdamW(layer.parameters(), lr=1e-2), steps=300, every=300, model=layer)
     norm = float((layer.weight.detach() ** 2).sum(1).mean() ** 0.5)
     assert f"norm {norm:.3g} to" in str(p)
+
+
+def test_neurons_of_one_weight_have_no_direction():
+    model = nn.Sequential(nn.Linear(1, 8), nn.Linear(8, 4))
+    opt = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    assert list(rotational.predict(opt)[0].equilibrium) == [8]
+    p = rotational.predict(opt, steps=20, model=model)[0]
+    assert p.names == ("1.weight",)
+    assert "no neurons" in str(rotational.predict(torch.optim.AdamW(model[0].parameters()), steps=5)[0])

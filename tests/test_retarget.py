@@ -388,3 +388,8 @@ def test_it_is_plain_data_for_json(run):
 def test_it_loads_without_torch():
     code = "import sys, rotational.retargeting; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_class_is_no_config():
+    with pytest.raises(TypeError, match=r"^retarget\(Config, a class\): expected a rotational.Config, such as"):
+        retarget(Config, batch_size=8)

@@ -279,6 +279,27 @@ def test_it_prints_and_is_plain_data():
             assert "rotation, rad/step" in str(found)
 
 
+def test_gains_along_a_schedule_are_told_at_the_step_of_the_highest_lr():
+    lr = np.concatenate((np.linspace(1e-4, 1e-3, 50), np.full(150, 5e-4)))
+    found = translate(SOURCES["adamw"], rules.lion(), schedule=lr, steps=200, norm=0.3, size=64)
+    at = int(np.argmax(found.lr))
+    (said,) = (sentence for sentence in found.said if "Gains" in sentence)
+    assert (
+        f"move by {found.lr[at]:.3g} a step against {lr[at]:.3g} with adamw at step {at + 1}, where lr is highest"
+        in said
+    )
+    assert "a group with the source's schedule as its lr" in said
+
+
+def test_decays_of_one_optimizer_are_told_apart():
+    found = translate(SOURCES["adamw"], rules.adamw(decay="independent"))
+    assert str(found).splitlines()[0].split() == ["adamw", "adamw", "(independent)"]
+    titles = [rules.adamw(decay=d).title for d in ("decoupled", "coupled", "independent", "adamc", "cautious")]
+    assert len(set(titles)) == 5
+    assert rules.sgd().title == "sgd"
+    assert rules.sgd(decay="decoupled").title == "sgd (decoupled)"
+
+
 REFUSED = [
     ({"target": rules.adam_l2()}, "L2 regularisation"),
     ({"source": Hyper(rules.adam_l2(), 1e-3, 0.1)}, "L2 regularisation"),
@@ -315,6 +336,9 @@ def test_what_cannot_be_translated_is_one_sentence(arguments, says):
 
 @pytest.mark.parametrize("arguments", [{"source": "adamw"}, {"target": torch.optim.AdamW}])
 def test_what_is_no_optimizer_is_a_type_error(arguments):
+    if "target" in arguments:
+        with pytest.raises(TypeError, match=r"source=AdamW, a class.*an object of its class"):
+            translate(torch.optim.AdamW, rules.lion())
     with pytest.raises(TypeError, match="expected"):
         translate(**{"source": SOURCES["adamw"], "target": rules.lion(), **arguments})
 

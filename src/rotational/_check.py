@@ -17,11 +17,12 @@ def number(
     above: bool = False,
     below: bool = False,
     hint: str = "",
+    kind: str = "a finite number",
 ) -> float:
     """Return `value` as a finite float in [low, high], or raise a sentence.
 
     `above` and `below` make the lower and the upper end exclusive. Tensors and numpy scalars of one
-    element are welcome; booleans and strings are not numbers.
+    element are welcome; booleans and strings are not numbers. `kind` is what errors say was expected.
     """
     if isinstance(value, bool | str):
         raise TypeError(f"{call}({name}={value!r}): expected a number, got {type(value).__name__}.{_and(hint)}")
@@ -34,13 +35,15 @@ def number(
     value = x if isinstance(value, float) else value  # numpy's floats print as their type
     inside = (x > low if above else x >= low) and (x < high if below else x <= high)
     if not (math.isfinite(x) and inside):
-        raise ValueError(f"{call}({name}={value!r}): expected {_interval(name, low, high, above, below)}.{_and(hint)}")
+        raise ValueError(
+            f"{call}({name}={value!r}): expected {kind}{_interval(name, low, high, above, below)}.{_and(hint)}"
+        )
     return x
 
 
 def whole(call: str, name: str, value: Any, *, low: int = 1) -> int:
     """Return `value` as an int, `low` or above, or raise a sentence."""
-    x = number(call, name, value, low=low)
+    x = number(call, name, value, low=low, kind="a whole number")
     if x != int(x):
         raise ValueError(f"{call}({name}={value!r}): expected a whole number.")
     return int(x)
@@ -69,7 +72,7 @@ def _interval(name: str, low: float, high: float, above: bool, below: bool) -> s
         parts.append(f"{name} {'>' if above else '>='} {low:g}")
     if high < math.inf:
         parts.append(f"{name} {'<' if below else '<='} {high:g}")
-    return "a finite number" + (" with " + " and ".join(parts) if parts else "")
+    return " with " + " and ".join(parts) if parts else ""
 
 
 def _and(hint: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,16 +11,13 @@ import numpy as np
 
 from rotational import remedies
 from rotational.outlook import Forecast
+from rotational.remedies import Again
 from rotational.scale import Raw
 
 BF16 = 2.0**-9
 """A bfloat16 loses every relative change below this, under rounding to nearest; above 2*BF16 it loses none."""
 ENOUGH = 3.0
 """sum(lr*wd) from which on a run spends most of its time near equilibrium."""
-PASSING = 0.5
-"""sum(lr*wd) below which a run keeps more than a third of its squared initial norm, e^-1: it cannot have settled."""
-FAR = 100.0
-"""A factor of weight decay that nobody would try."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +36,11 @@ def advise(
     bf16: bool = False,
     beginning: Forecast | None = None,
     without_warmup: Callable[[], Forecast] | None = None,
-    with_warmup: Callable[[int], Forecast] | None = None,
-    with_decay: Callable[[float], Forecast] | None = None,
-    with_lr: Callable[[float], Forecast] | None = None,
-    traded: Callable[[float], Forecast] | None = None,
+    with_warmup: Callable[[int], Sequence[Forecast]] | None = None,
+    with_decay: Again | None = None,
+    with_lr: Again | None = None,
+    traded: Callable[[float, float], Sequence[Forecast]] | None = None,
+    decay_summed: Callable[[float], float] | None = None,
 ) -> list[Advice]:
     """Read a forecast of one neuron as an expert would.
 
@@ -53,10 +51,15 @@ def advise(
     with_warmup     gives the beginning with a warm-up of so many steps, to find one that is long enough
     with_decay      gives the forecast with the weight decay multiplied by a factor, to find and confirm one
     with_lr         the same for lr, which is the one to raise where weights begin too long
-    traded          gives the beginning with lr divided and weight decay multiplied by a factor: the equilibrium turns
-                    as fast, and is as much shorter
+    traded          gives the beginning with lr and weight decay multiplied by factors: at one product the equilibrium
+                    turns as fast, and is shorter as lr is lower
+    decay_summed    gives sum(lr*wd), or what stands for it, with the weight decay multiplied by a factor; by default
+                    it is in proportion, as it is where decay is not divided by the gradient
 
-    A beginning goes on until the highest lr is reached, at least. Raises ValueError for a forecast of several neurons.
+    `with_warmup`, `with_decay`, `with_lr` and `traded` give one forecast for each kind of neurons that shares the
+    setting, and what is suggested holds for the worst of them. A beginning goes on until the highest lr is reached, at
+    least. Numbers have the names of `Forecast`: `settles` is a step, `transient` the share of the run that rotation is
+    more than 10% off the static one, before it settles and after. Raises ValueError for a forecast of several neurons.
 
     >>> from rotational import forecast, rules
     >>> f = forecast(rules.adamw(), lr=3e-4, weight_decay=0.1, steps=5000, norm=0.6, size=768)
@@ -67,31 +70,32 @@ def advise(
         raise ValueError(
             f"advise: expected the forecast of one neuron, got {forecast.rotation.shape[1]}. Give forecast.neuron(i)."
         )
-    if forecast.held or not np.any(forecast.rotation > 0):
+    if forecast.held:
         return []
-    product = _product(forecast)
-    if product == 0:
-        return [_no_decay(forecast)]
+    product = remedies.summed(forecast)
+    if product == 0 or forecast.without:
+        return [_nowhere(forecast)]
     return [
         *_short(forecast, product, with_decay, with_lr),
         *_overshoot(beginning or forecast, int(forecast.step[-1]), without_warmup, with_warmup, traded),
-        *_zero_shot(forecast, product),
+        *_zero_shot(forecast, product, decay_summed or (lambda factor: product * factor)),
         *_rounded(forecast, bf16),
         *_lag(forecast),
         *_coupled(forecast),
     ]
 
 
-def _product(f: Forecast) -> float:
-    """sum(lr*wd) over the run, or what stands for it where decay enters another way: the sum of D."""
-    return float(np.sum(_decay(f)) * float(f.step[0]))
+def _product(f: Forecast) -> str:
+    """What `remedies.summed` is, in words."""
+    return "sum(lr*wd)" if f.rule.decay == "decoupled" else "the sum of what decay takes off in each step (1/timescale)"
 
 
-def _decay(f: Forecast) -> np.ndarray:
-    return np.where(np.isfinite(f.timescale), 1 / f.timescale, 0.0)
-
-
-def _no_decay(f: Forecast) -> Advice:
+def _nowhere(f: Forecast) -> Advice:
+    """A run without an equilibrium to go to."""
+    if not np.any(f.rotation > 0):
+        return Advice("warning", "no lr", "The learning rate is 0 throughout: nothing moves, and nothing is learnt.")
+    if np.any(f.lr * f.weight_decay > 0):
+        return Advice("warning", "no equilibrium", f.without)
     first, last = float(np.max(f.rotation)), float(f.rotation[-1])
     return Advice(
         "warning",
@@ -102,70 +106,88 @@ def _no_decay(f: Forecast) -> Advice:
     )
 
 
+def _times(x: float) -> str:
+    return f"{x:.2f}" if x < 10 else f"{x:,.0f}"
+
+
 # Too short ------------------------------------------------------------------------------------------------------
 
 
-def _short(
-    f: Forecast,
-    product: float,
-    with_decay: Callable[[float], Forecast] | None,
-    with_lr: Callable[[float], Forecast] | None,
-) -> Iterator[Advice]:
-    steps, arrives = int(f.step[-1]), f.settles
-    share = 1.0 if arrives is None else arrives / steps
+def _short(f: Forecast, product: float, with_decay: Again | None, with_lr: Again | None) -> Iterator[Advice]:
+    share = remedies.until_settled(f)
     if share <= 2.5 * remedies.EARLY:
         return
-    numbers = {"steps": steps, "transient": share, "sum": product}
-    if arrives is None:
-        said = "Rotation never settles within 10% of the static formula in this run."
-    elif product < PASSING:
-        numbers["arrives"] = arrives
+    numbers = {"steps": int(f.step[-1]), "transient": f.transient, "sum": product}
+    if f.settles is not None:
+        numbers["settles"] = f.settles
+    off = f"more than 10% off the static formula in {f.transient:.0%} of the run"
+    if f.settles is None:
+        said = f"Rotation never settles within 10% of the static formula in this run: it is {off}."
+    elif product < remedies.PASSING:
         said = (
-            f"Rotation is within 10% of the static formula at step {arrives:,}, but in passing: sum(lr*wd) over the "
-            f"run is {product:.2g}, so that the start decides how fast neurons turn, to the end."
+            f"Rotation stays within 10% of the static formula from step {f.settles:,} for a while, but in passing: "
+            f"over the run {_product(f)} is {product:.2g}, so that the start decides how fast neurons turn, to the "
+            f"end. It is {off}."
         )
     else:
-        numbers["arrives"] = arrives
         said = (
-            f"Rotation settles within 10% of the static formula at step {arrives:,}, and until then, for {share:.0%} "
-            "of the run, the start decides how fast neurons turn."
+            f"Rotation settles within 10% of the static formula at step {f.settles:,}, and until then, for {share:.0%} "
+            f"of the run, the start decides how fast neurons turn. With what follows, it is {off}."
         )
     yield Advice("warning", "short", said, numbers)
-    # The transient lasts in proportion to 1/(lr*wd); where it does not end, 15/sum is about as much as is needed.
-    guess = share / remedies.EARLY if arrives is not None else max(2.0, 5 * ENOUGH / product)
     decay = float(np.max(f.weight_decay))
+    if decay == 0:  # what decays here is in the loss
+        return
+    # Settling takes steps in proportion to 1/(lr*wd); where it does not happen, 15/sum is about as much as is needed.
+    guess = share / remedies.EARLY if f.settles is not None else max(2.0, 5 * ENOUGH / product)
     if with_decay is None:
         yield Advice(
             "suggestion",
             "short",
-            f"The transient lasts in proportion to 1/(lr*wd): a weight decay near {decay * guess:.2g} makes it a tenth "
-            "of the run.",
+            f"Steps to settle go as 1/(lr*wd): by that alone, a weight decay near {decay * guess:.2g} makes them a "
+            "tenth of the run.",
             {"weight_decay": decay * guess, "factor": guess},
         )
         return
     # Weights that begin too long meet a higher lr's equilibrium on their way; more decay would move it away from them.
     by_lr = [("lr", with_lr, float(np.max(f.lr)))] if with_lr is not None and _begins_too_long(f) else []
-    found: list[tuple[float, float, str, float, Forecast]] = []
+    found: list[tuple[float, str, float, float, Sequence[Forecast]]] = []
     for name, again, now in (*by_lr, ("weight_decay", with_decay, decay)):
-        if (best := remedies.factor(guess, again)) is not None:
-            factor, left, then = best
-            found.append((left, factor, name, factor * now, then))
+        if (best := remedies.factor(guess, now, again)) is not None:
+            value, then = best
+            left = max(map(remedies.off, then))
+            # that it settles sooner and is away for longer is no remedy
+            if max(x.transient for x in then) < f.transient:
+                found.append((left, name, value, value / now, then))
             if left <= remedies.EARLY:
                 break
     if found:
-        left, factor, name, value, then = min(found, key=lambda way: way[0])
-        turn = float(np.max(then.static))
-        what = (
-            f"{'a peak learning rate of' if name == 'lr' else 'weight decay'} {value:.2g} ({factor:.3g} times as much)"
-        )
-        leaves = f"{left:.0%} of the run to the transient; rotation then settles at up to {turn:.2g} rad/step."
-        far = factor > 10  # what it takes, and hardly what to do
+        yield _sooner(*min(found, key=lambda way: way[0])[1:])
+    else:
         yield Advice(
             "suggestion",
             "short",
-            f"It would take {what} to leave {leaves}" if far else f"{what[0].upper()}{what[1:]} leaves {leaves}",
-            {name: value, "factor": factor, "transient": left, "rotation": turn},
+            f"No {'learning rate or ' if by_lr else ''}weight decay was found that mends this: it takes more steps, or "
+            "norms that begin nearer to their equilibrium.",
         )
+
+
+def _sooner(name: str, value: float, factor: float, then: Sequence[Forecast]) -> Advice:
+    """What the value of a setting promises, of the worst kind of neurons: what a plan of it shows."""
+    settles, turn = max(x.settles for x in then), max(float(np.max(x.static)) for x in then)
+    share, transient = max(map(remedies.until_settled, then)), max(x.transient for x in then)
+    what = f"{'a peak learning rate of' if name == 'lr' else 'weight decay'} {value:g} ({_times(factor)} times as much)"
+    does = (
+        f"rotation settle at step {settles:,}, {share:.0%} of the run, at up to {turn:.2g} rad/step; it is then more "
+        f"than 10% off the static formula in {transient:.0%} of the run."
+    )
+    far = factor > 10  # what it takes, and hardly what to do
+    return Advice(
+        "suggestion",
+        "short",
+        f"It would take {what} to let {does}" if far else f"{what[0].upper()}{what[1:]} lets {does}",
+        {name: value, "factor": factor, "settles": settles, "transient": transient, "rotation": turn},
+    )
 
 
 def _begins_too_long(f: Forecast) -> bool:
@@ -181,8 +203,8 @@ def _overshoot(
     f: Forecast,
     steps: int,
     without_warmup: Callable[[], Forecast] | None,
-    with_warmup: Callable[[int], Forecast] | None,
-    traded: Callable[[float], Forecast] | None,
+    with_warmup: Callable[[int], Sequence[Forecast]] | None,
+    traded: Callable[[float, float], Sequence[Forecast]] | None,
 ) -> Iterator[Advice]:
     left, window = remedies.peak(f)
     times = left if without_warmup is None else remedies.peak(without_warmup())[0]
@@ -191,13 +213,13 @@ def _overshoot(
     over = f"averaged over {window} steps" if window > 1 else "in its first steps"
     if without_warmup is None:
         said = (
-            f"At the start neurons turn up to {times:.1f} times as fast as the highest learning rate settles at "
+            f"At the start neurons turn up to {_times(times)} times as fast as the highest learning rate settles at "
             f"({over})."
         )
     else:
-        rest = f"{left:.1f} times are left with it" if left > 1.2 else "none of it is left with it"
+        rest = f"{_times(left)} times are left with it" if left > 1.2 else "none of it is left with it"
         said = (
-            f"The warm-up hides an overshoot: without it neurons would turn up to {times:.1f} times as fast as the "
+            f"The warm-up hides an overshoot: without it neurons would turn up to {_times(times)} times as fast as the "
             f"highest learning rate settles at ({over}); {rest}."
         )
     yield Advice("warning", "overshoot", said, {"times": times, "left": left, "window": window})
@@ -209,7 +231,7 @@ def _overshoot(
         yield Advice(
             "suggestion",
             "overshoot",
-            f"A warm-up of {warmup:,} steps keeps rotation below {then:.2g} times the equilibrium's.",
+            f"A warm-up of {warmup:,} steps keeps rotation below twice the equilibrium's, at {_times(then)} times.",
             {"warmup": warmup, "times": then},
         )
         return
@@ -218,51 +240,61 @@ def _overshoot(
         does = "a lower learning rate with more weight decay, a larger initial norm, or a rotational variant does."
         yield Advice("suggestion", "overshoot", f"{none}: {does}")
         return
-    factor, then = better
-    lr, decay = float(np.max(f.lr)) / factor, float(np.max(f.weight_decay)) * factor
+    lr, decay, then = better
+    turn, now = (max(float(np.max(x.static)) for x in at) for at in (then, [f]))
+    settles = f"settles at {turn:.2g} rad/step" + (
+        ", as before" if math.isclose(turn, now, rel_tol=0.02) else f" in place of {now:.2g}"
+    )
     yield Advice(
         "suggestion",
         "overshoot",
-        f"{none}. A peak learning rate of {lr:.2g} with weight decay {decay:.2g}, which settles at the same rotation, "
-        f"keeps it below {then:.2g} times that.",
-        {"lr": lr, "weight_decay": decay, "times": then, "factor": factor},
+        f"{none}. A peak learning rate of {lr:g} with weight decay {decay:g}, which {settles}, "
+        f"keeps it at {_times(remedies.highest(then))} times that.",
+        {"lr": lr, "weight_decay": decay, "times": remedies.highest(then), "rotation": turn},
     )
 
 
 # The rest ---------------------------------------------------------------------------------------------------------
 
 
-def _zero_shot(f: Forecast, product: float) -> Iterator[Advice]:
+def _zero_shot(f: Forecast, product: float, decay_summed: Callable[[float], float]) -> Iterator[Advice]:
     if product >= 1 and f.arrives is not None:
         return
+    name = _product(f)
     yield Advice(
         "warning",
         "zero-shot",
-        f"sum(lr*wd) over the run is {product:.2g}: this run never lives in the equilibrium that a rotational variant "
-        "would hold from its first step, so the same hyperparameters cannot be expected to work there.",
+        f"Over this run {name} is {product:.2g}: it never lives in the equilibrium that a rotational variant would "
+        "hold from its first step, so the same hyperparameters cannot be expected to work there.",
         {"sum": product},
     )
-    if product >= ENOUGH:
+    decay = float(np.max(f.weight_decay))
+    if product >= ENOUGH or decay == 0:
         return
     factor = ENOUGH / product
-    decay = float(np.max(f.weight_decay)) * factor
-    if factor <= FAR:
-        said = f"tune the baseline at more decay: weight decay {decay:.2g} makes sum(lr*wd) {ENOUGH:g}."
+    value, then = decay, product
+    for _ in range(4):  # once will do where it is in proportion
+        if then > 0.97 * ENOUGH or factor > remedies.FAR:
+            break
+        value = remedies.rounded(decay * factor)
+        then = decay_summed(value / decay)
+        factor *= ENOUGH / then if then > 0 else math.inf
+    if then > 0.9 * ENOUGH:
+        said = f"tune the baseline at more decay: weight decay {value:g} makes that {then:.2g}."
+        numbers = {"weight_decay": value, "factor": value / decay, "sum": then}
     else:  # a fine-tuning run, say
-        said = f"sum(lr*wd) has to come near {ENOUGH:g}, {factor:.1e} times as much: a matter of lr and steps too."
-    yield Advice(
-        "suggestion",
-        "zero-shot",
-        f"Before a rotational variant takes over, {said}",
-        {"weight_decay": decay, "factor": factor},
-    )
+        said = (
+            f"that has to come near {ENOUGH:g}, {_times(ENOUGH / product)} times as much: a matter of lr and steps too."
+        )
+        numbers = {"sum": ENOUGH, "factor": ENOUGH / product}
+    yield Advice("suggestion", "zero-shot", f"Before a rotational variant takes over, {said}", numbers)
 
 
 def _rounded(f: Forecast, bf16: bool) -> Iterator[Advice]:
     # Coupled decay joins the gradient, and is no change of its own to a weight.
     if not bf16 or f.rule.decay == "coupled":
         return
-    decay = _decay(f)
+    decay = remedies.taken(f)
     # x = m 2^e changes by less than half a unit in its last place where m < 2^-8/decay; mantissas are log-uniform.
     lost = np.clip(np.log2(2 * BF16 / np.maximum(decay, BF16 / 4)), 0, 1)
     share = float(np.sum(lost * decay) / np.sum(decay))
@@ -282,16 +314,17 @@ def _rounded(f: Forecast, bf16: bool) -> Iterator[Advice]:
 def _lag(f: Forecast) -> Iterator[Advice]:
     i = min(int(np.searchsorted(f.step, 0.9 * f.step[-1])), len(f.step) - 1)
     ratio = float(f.ratio[i])
-    if not (math.isfinite(ratio) and ratio < 0.8 and f.lr[i] < 0.5 * np.max(f.lr)):
+    # weights that never came near began too far away, which is said elsewhere
+    if f.arrives is None or not (math.isfinite(ratio) and ratio < 0.8 and f.lr[i] < 0.5 * np.max(f.lr)):
         return
     numbers, norm = {"ratio": ratio}, ""
     if f.norm is not None and f.static_norm is not None and math.isfinite(f.static_norm[i]):
         numbers["norm"] = float(f.norm[i] / f.static_norm[i])
-        norm = f", and the norm {numbers['norm']:.2g} times its equilibrium's"
+        norm = f", and the norm {_times(numbers['norm'])} times its equilibrium's"
     yield Advice(
         "warning",
         "lag",
-        f"The norm lags behind the falling learning rate: at 90% of the run rotation is {ratio:.2f} of what the "
+        f"The norm lags behind the falling learning rate: at 90% of the run rotation is {ratio:.2g} of what the "
         f"static formula says{norm}.",
         numbers,
     )

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rotational import _check, limits, scaling, schedule, theory
+from rotational import _check, given, limits, scaling, schedule, theory
 from rotational.correlation import Shape
 from rotational.dynamics.path import Path, Told, follow
 from rotational.dynamics.setting import Setting
 from rotational.dynamics.settled import rest
+from rotational.given import setting_of
 from rotational.outlook import AtBatchSize, BatchSizes, Forecast
 from rotational.rule import Rule
-from rotational.scale import Polar, Raw, Rms
+from rotational.scale import Raw
+
+AT_REST = "No initial norm was given: the run starts at the equilibrium of its highest learning rate."
 
 MOST = 100_000_000
 """Steps that are kept at most: beyond, a slip of the pen is likelier than the memory for it."""
@@ -84,21 +86,24 @@ def forecast(
     """
     call = "forecast"
     steps, every = _check.whole(call, "steps", steps), _check.whole(call, "every", every)
-    scale_invariant = _flag(call, "scale_invariant", scale_invariant)
+    scale_invariant = given.flag(call, "scale_invariant", scale_invariant)
     if steps // every > MOST:
         raise ValueError(
             f"{call}(steps={steps}, every={every}): would keep {steps // every} steps, more than {MOST}; give a larger "
             "every=."
         )
-    drift = _drift(call, drift, batch_size, noise_scale)
+    drift = given.drift_of(call, drift, batch_size, noise_scale)
     arrays = {
-        name: _neurons(call, name, x) for name, x in (("norm", norm), ("size", size), ("gradient_norm", gradient_norm))
+        name: given.neurons(call, name, x)
+        for name, x in (("norm", norm), ("size", size), ("gradient_norm", gradient_norm))
     }
-    count = _count(call, steps, arrays)
+    count = given.count(call, steps, arrays)
     lrs = schedule.values(call, "lr", lr, steps)
     decays = schedule.values(call, "weight_decay", weight_decay, steps)
     setting = setting_of(call, rule, arrays, count, scale_invariant, drift, radial, target_norm, shape, kurtosis)
+    given.directed(call, setting)
     result = propagate(call, setting, lrs, decays, steps, arrays["norm"], every, known=known(setting, arrays))
+    in_range(call, result)
     return result if any(x is not None and np.ndim(x) for x in (norm, size, gradient_norm)) else result.neuron(0)
 
 
@@ -130,7 +135,8 @@ def at_batch_sizes(
     told            what else `forecast` takes of one neuron: norm, size, shape, scale_invariant and so on
 
     A mean that is followed keeps its direction throughout the run, the most that it can do; noise alone is the least.
-    Raises what `forecast` raises.
+    Raises what `forecast` raises, ValueError for more than 1000 batch sizes or arrays of neurons, and TypeError for a
+    `drift`, which follows from `noise_scale`.
 
     >>> from rotational import rules
     >>> found = at_batch_sizes(
@@ -145,9 +151,10 @@ def at_batch_sizes(
     steps, here = _check.whole(call, "steps", steps), _check.number(call, "batch_size", batch_size, low=0, above=True)
     if noise_scale is not None:
         noise_scale = _check.number(call, "noise_scale", noise_scale, low=0, above=True)
+    given.of_one(call, told | {"gradient_norm": gradient_norm})
     courses = [schedule.values(call, name, x, steps) for name, x in (("lr", lr), ("weight_decay", weight_decay))]
     rows: list[AtBatchSize] = []
-    for i, size in enumerate(_several(call, "batch_sizes", batch_sizes)):
+    for i, size in enumerate(given.several(call, "batch_sizes", batch_sizes)):
         there = _check.number(call, f"batch_sizes[{i}]", size, low=0, above=True)
         count = round(steps * here / there)
         if count < 1:
@@ -159,8 +166,15 @@ def at_batch_sizes(
         drift, grown = scaling.signal(noise_scale, there, here)
         gradient = None if gradient_norm is None else gradient_norm * grown
         lrs, decays = (x[at] if isinstance(x, np.ndarray) else x for x in courses)
-        told |= {"lr": lrs, "weight_decay": decays, "gradient_norm": gradient, "drift": drift * follow, "every": every}
-        rows.append(AtBatchSize(size, count, drift, grown, forecast(rule, steps=count, **told)))
+        there_told: dict[str, Any] = {
+            "lr": lrs,
+            "weight_decay": decays,
+            "gradient_norm": gradient,
+            "drift": drift * follow,
+        }
+        rows.append(
+            AtBatchSize(size, count, drift, grown, forecast(rule, steps=count, every=every, **told, **there_told))
+        )
     matters = "norm" if isinstance(rule.scale, Raw) else "size" if rule.decay == "coupled" else "mean"
     return BatchSizes(rows, unit, noise_scale, follow, _MATTERS[matters])
 
@@ -198,13 +212,28 @@ def propagate(
     notes: list[str] = []
     if norm is None:
         square = _at_highest(call, setting, told)
-        notes.append("No initial norm was given: the run starts at the equilibrium of its highest learning rate.")
+        notes.append(AT_REST)
     else:
-        square = np.broadcast_to(norm**2, setting.size.shape) + 0.0
+        with np.errstate(over="ignore", under="ignore"):
+            square = np.broadcast_to(norm**2, setting.size.shape) + 0.0
     initial = np.sqrt(square) if known else None
     path = follow(setting, told, square, every)
     notes += limits.notes(setting, told, square, path)
     return _result(setting, path, initial, tuple(notes))
+
+
+def in_range(call: str, result: Forecast) -> None:
+    """Raise ValueError where norms or rotations are not finite; it names the first step."""
+    series = (result.rotation, result.norm, result.update)
+    lost = ~np.logical_and.reduce([np.isfinite(x) for x in series if x is not None])
+    if lost.any():
+        first, which = np.argwhere(lost)[0]
+        of = f" of neuron {which}" if lost.shape[1] > 1 else ""
+        raise ValueError(
+            f"{call}({result.rule.name}): at step {int(result.step[first])} squares or quotients{of} leave the range "
+            "of numbers, or the step is not stable. Give norm and gradient_norm in units nearer to 1, and an lr "
+            "at which training does not diverge."
+        )
 
 
 def _result(setting: Setting, path: Path, initial: np.ndarray | None, notes: tuple[str, ...]) -> Forecast:
@@ -213,7 +242,7 @@ def _result(setting: Setting, path: Path, initial: np.ndarray | None, notes: tup
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = norm / settled
         reached = np.where(settled > 0, np.minimum(ratio, 1 / ratio), 0.0)
-        timescale = np.where(path.delta > 0, 1 / path.delta, math.inf)
+        timescale = np.where(path.delta > 1e-100, 1 / path.delta, math.inf)
     return Forecast(
         rule=setting.rule,
         step=path.step,
@@ -231,135 +260,11 @@ def _result(setting: Setting, path: Path, initial: np.ndarray | None, notes: tup
     )
 
 
-# What the user gave -------------------------------------------------------------------------------------------
-
-
-def noisy(rule: Rule, kurtosis: float | None) -> Rule:
-    """The rule with the kurtosis of its gradients, where it names none."""
-    if isinstance(rule.scale, Rms) and rule.scale.kurtosis is None and kurtosis is not None:
-        return replace(rule, scale=replace(rule.scale, kurtosis=_check.number("forecast", "kurtosis", kurtosis, low=1)))
-    return rule
-
-
 def known(setting: Setting, arrays: dict[str, np.ndarray | None]) -> bool:
     """Whether norms are in the user's own units."""
     if isinstance(setting.rule.scale, Raw):
         return arrays["gradient_norm"] is not None
     return setting.known and (not theory.depends_on_gradient(setting) or arrays["gradient_norm"] is not None)
-
-
-def setting_of(
-    call: str,
-    rule: Rule,
-    arrays: dict[str, np.ndarray | None],
-    count: int,
-    scale_invariant: bool = True,
-    drift: float = 0.0,
-    radial: float = 0.0,
-    target_norm: float = 0.0,
-    shape: Shape | None = None,
-    kurtosis: float | None = 3.0,
-) -> Setting:
-    """The setting of `count` neurons whose norm, size and gradient_norm stand in `arrays`, checked.
-
-    Raises ValueError for what the rule needs and was not given.
-    """
-    first = {name: None if x is None else float(x[0]) for name, x in arrays.items()}
-    setting = theory.described(
-        call, rule, None if first["size"] is None else int(first["size"]), first["gradient_norm"], scale_invariant,
-        shape=shape, radial=radial, target_norm=target_norm, drift=drift,
-    )  # fmt: skip
-    needs = {
-        "shape": isinstance(rule.scale, Polar) and shape is None,
-        "size": not setting.known
-        and (arrays["norm"] is not None or bool(target_norm))
-        and not isinstance(rule.scale, Raw),
-        "gradient_norm": arrays["gradient_norm"] is None
-        and isinstance(rule.scale, Raw)
-        and (arrays["norm"] is not None or bool(target_norm)),
-    }
-    if theory.depends_on_gradient(setting):
-        needs |= {"size": not setting.known, "gradient_norm": arrays["gradient_norm"] is None}
-    missing = [f"{name}=" for name, absent in needs.items() if absent]
-    if missing:
-        raise ValueError(
-            f"{call}({rule.name}): the norm of this rule needs {' and '.join(missing)}. {_MEANINGS[missing[0]]}"
-        )
-    full = np.ones(count)
-
-    def column(name: str, otherwise: float) -> np.ndarray:
-        x = arrays[name]
-        return full * (otherwise if x is None else x)
-
-    return replace(
-        setting,
-        rule=noisy(rule, kurtosis),
-        size=full * setting.size if shape is not None else column("size", setting.size),
-        gradient=column("gradient_norm", 1.0),
-    )
-
-
-_MEANINGS = {
-    "shape=": "Give the rows and columns of the matrix that is orthogonalised.",
-    "size=": "Give the number of weights of a neuron (its fan-in).",
-    "gradient_norm=": "Give the RMS norm of a neuron's gradient, at |w| = 1 where it is scale-invariant.",
-}
-
-
-def _neurons(call: str, name: str, value: Any) -> np.ndarray | None:
-    if value is None:
-        return None
-    check = _whole if name == "size" else _above_zero
-    if np.ndim(value) == 0:
-        return np.array([check(call, name, value)])
-    if np.ndim(value) != 1 or len(value) == 0:
-        came = f"array of {np.ndim(value)} axes" if np.size(value) else "no numbers"
-        raise ValueError(f"{call}({name}={came}): expected a number, or one for each neuron.")
-    return np.array([check(call, f"{name}[{i}]", x) for i, x in enumerate(np.asarray(value).tolist())])
-
-
-def _flag(call: str, name: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{call}({name}={value!r}): expected True or False.")
-    return bool(value)
-
-
-def _several(call: str, name: str, value: Any) -> Any:
-    if np.ndim(value) != 1 or len(value) == 0:
-        raise ValueError(f"{call}({name}={value!r}): expected a list of numbers, such as [64, 256].")
-    return value
-
-
-def _whole(call: str, name: str, value: Any) -> float:
-    return float(_check.whole(call, name, value))
-
-
-def _above_zero(call: str, name: str, value: Any) -> float:
-    return _check.number(call, name, value, low=0, above=True)
-
-
-def _drift(call: str, drift: float, batch_size: Any, noise_scale: Any) -> float:
-    """The share of the gradient that is its mean, however it was told."""
-    if batch_size is None and noise_scale is None:
-        return drift
-    if drift:
-        raise ValueError(f"{call}(drift={drift!r}): batch_size= and noise_scale= give the drift; leave one out.")
-    if batch_size is None or noise_scale is None:
-        name, other = ("noise_scale", "batch_size") if batch_size is None else ("batch_size", "noise_scale")
-        value = noise_scale if batch_size is None else batch_size
-        raise ValueError(
-            f"{call}({name}={value!r}): only both tell how much of a gradient is noise; give {other}= too."
-        )
-    at = _check.number(call, "batch_size", batch_size, low=0, above=True)
-    return scaling.signal(_check.number(call, "noise_scale", noise_scale, low=0, above=True), at, at)[0]
-
-
-def _count(call: str, steps: int, arrays: dict[str, np.ndarray | None]) -> int:
-    counts = {name: len(x) for name, x in arrays.items() if x is not None and len(x) > 1}
-    if len(set(counts.values())) > 1:
-        told = ", ".join(f"{name}= has {n}" for name, n in counts.items())
-        raise ValueError(f"{call}(steps={steps}): expected as many entries in each array, but {told}.")
-    return max(counts.values(), default=1)
 
 
 def _bounded(call: str, setting: Setting, told: Told) -> None:

@@ -78,11 +78,13 @@ class Told:
         size = self.shape[1] if self.size is None and self.shape is not None else self.size
         if depends and not raw and (size is None or self.gradient_norm is None):
             raise ValueError(
-                f"translate({rule.name}): with L2 regularisation its rotation depends on the size of the gradient; "
+                f"translate({rule.title}): with L2 regularisation its rotation depends on the size of the gradient; "
                 f"give {NEEDS}, or name its decoupled form."
             )
         if isinstance(rule.scale, Polar) and self.shape is None:
-            raise ValueError(f"translate({rule.name}): its rotation depends on the matrix; give shape=(rows, columns).")
+            raise ValueError(
+                f"translate({rule.title}): its rotation depends on the matrix; give shape=(rows, columns)."
+            )
         return {
             "size": size or LARGE,
             "gradient_norm": self.gradient_norm or (1.0 if raw else None),
@@ -128,7 +130,7 @@ class Told:
         elif origin.rule is None and not origin.weight_decay:
             raise ValueError(
                 f"translate({origin.name}): angles fix only lr*weight_decay; give norm=, the RMS length of the neurons"
-                f" that {target.name} is to keep, and {NEEDS if isinstance(target.scale, Raw) else 'size='}."
+                f" that {target.title} is to keep, and {NEEDS if isinstance(target.scale, Raw) else 'size='}."
             )
         elif "independent" in mix and origin.rule is not None:
             second, aim = "lr", origin.top
@@ -158,7 +160,7 @@ class Told:
                 raise ValueError("no solution")
         except (ValueError, np.linalg.LinAlgError):
             raise ValueError(
-                f"translate({target.name}): no lr and weight decay give it a {first} of {shown(goal)}, which "
+                f"translate({target.title}): no lr and weight decay give it a {first} of {shown(goal)}, which "
                 f"{origin.name} has; it is out of reach of its memory."
             ) from None
         return float(np.exp(x[0])), float(np.exp(x[1]))
@@ -186,7 +188,7 @@ def along(
         try:
             found = forecast(target, lr=lrs, weight_decay=decay, steps=len(curve), norm=norm, **given)
         except ValueError as error:
-            raise ValueError(f"translate({target.name}): it cannot turn as the source does: {error}") from None
+            raise ValueError(f"translate({target.title}): it cannot turn as the source does: {error}") from None
         # A step that no lr turns, such as RAdam's first five, has none to be corrected.
         stuck = moves & (found.rotation < 1e-6 * curve)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -199,7 +201,7 @@ def along(
         lrs = _corrected(found, lrs, ratio, norm, scale_invariant=told.scale_invariant)
     still = f" but for the first {np.flatnonzero(stuck)[-1] + 1}, which hardly turn it at any lr" if stuck.any() else ""
     said = [
-        f"Along the schedule the forecast rotation of {target.name} is within {max(best[0], 1e-4):.2%} of that of "
+        f"Along the schedule the forecast rotation of {target.title} is within {max(best[0], 1e-4):.2%} of that of "
         f"{origin.name} in every step{still}."
     ]
     if origin.rule is not None:

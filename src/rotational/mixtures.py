@@ -9,6 +9,9 @@ agree.
 
 from __future__ import annotations
 
+import math
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +79,43 @@ def mixtures(scheduler: Any, steps: int, *, call: str) -> list[Mixture] | None:
         for i, share in zip(family.members, family.shares, strict=True):
             found[i] = Mixture(course, float(share[0]) if len(share) == 1 else share)
     return [found[i] for i in range(len(found))]
+
+
+def of_lambdas(scheduler: Any, steps: int) -> list[Mixture] | None:
+    """Of torch's own LambdaLR each group's mixture: each function is called once a step, whatever the groups.
+
+    torch sets base_lr * f(step), which a course of f and a factor of base_lr are to the last bit. None where that is
+    not all there is to it, or a number is one that the long way refuses, and then says why.
+    """
+    kind = type(scheduler)
+    if (kind.__module__, kind.__name__) != ("torch.optim.lr_scheduler", "LambdaLR"):
+        return None
+    groups, start = scheduler.optimizer.param_groups, scheduler.last_epoch
+    pairs = list(zip(scheduler.lr_lambdas, scheduler.base_lrs, strict=True))
+    plain = (FunctionType, BuiltinFunctionType, MethodType, partial)
+    if len(pairs) != len(groups) or not all(
+        isinstance(f, plain) and type(base) is float and type(group["lr"]) is float and 0 < base < math.inf
+        for (f, base), group in zip(pairs, groups, strict=True)
+    ):
+        return None
+    courses: dict[int, np.ndarray] = {}
+    for f, _ in pairs:
+        if id(f) in courses:
+            continue
+        try:
+            factors = [f(t) for t in range(start, start + steps)]
+        except Exception:
+            return None  # the long way names the step
+        if not set(map(type, factors)) <= {float, int, np.float64}:
+            return None
+        x = np.array(factors, dtype=np.float64)
+        if not np.all(np.isfinite(x) & (x >= 0)):
+            return None
+        courses[id(f)] = x
+    whole = [Mixture(courses[id(f)], base) for f, base in pairs]
+    # A rate that was set by hand stands until the scheduler's next step.
+    now = all(float(x[0]) * base == group["lr"] for (x, base), group in zip(whole, groups, strict=True))
+    return list(whole) if now else None
 
 
 def _sample(scheduler: Any, steps: int, where: str) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rotational.rule import Rule
+from rotational.scale import Raw
 
 NEAR = 0.1
 """Rotation within this share of the static one counts as there."""
@@ -26,7 +27,7 @@ class Forecast:
     norm            RMS length after the step; None where the inputs that give it units are missing
     update          RMS length of the change in the step, decay included; None like `norm`
     static          rotation at the equilibrium of this step's lr and weight decay: what the static formula says
-    static_norm     norm there; infinite without decay
+    static_norm     norm there; infinite without decay, NaN where lr is 0 and nothing moves
     reached         how near the norm is to that equilibrium: the smaller of norm/static_norm and its inverse
     timescale       1/D: steps over which past updates are forgotten at this step's decay, however it enters
     initial         norm before the first step, [G] for G neurons; None like `norm`
@@ -72,7 +73,8 @@ class Forecast:
     def settles(self) -> Any:
         """The first step from which rotation stays that near for a twentieth of the run; None for never. A list for G.
 
-        `arrives` counts the step at which rotation merely passes the static one, as it does in most warm-ups.
+        `arrives` counts the step at which rotation merely passes the static one, as it does in most warm-ups. Rotation
+        that has settled may leave again, as it does behind a falling lr: `transient` counts that too.
         """
         if self.rotation.ndim == 2:
             return [self.neuron(i).settles for i in range(self.rotation.shape[1])]
@@ -85,8 +87,11 @@ class Forecast:
 
     @property
     def transient(self) -> Any:
-        """The share of the run in which rotation is not within 10% of the static one, steps without lr left out."""
-        moving = np.isfinite(self.ratio)
+        """The share of the run that rotation spends more than 10% off the static one, steps without lr left out.
+
+        Before it settles and after: where lr falls to 0 the norm lags, and the end of the run counts.
+        """
+        moving = (self.static > 0) | np.isnan(self.rotation)
         far = moving & ~(np.abs(self.ratio - 1) <= NEAR)
         share = far.sum(axis=0) / np.maximum(moving.sum(axis=0), 1)
         return float(share) if np.ndim(share) == 0 else share
@@ -99,7 +104,11 @@ class Forecast:
         return float(walked) if np.ndim(walked) == 0 else walked
 
     def neuron(self, index: int) -> Forecast:
-        """The forecast of one of G neurons."""
+        """The forecast of one of G neurons; raises IndexError where there is no such neuron."""
+        count = 1 if self.rotation.ndim == 1 else self.rotation.shape[1]
+        if not -count <= index < count:
+            told = "one neuron" if count == 1 else f"{count} neurons"
+            raise IndexError(f"Forecast.neuron({index}): this is a forecast of {told}, which count from 0.")
         if self.rotation.ndim == 1:
             return self
         columns = {k: x[:, index] for k, x in self.series().items() if x.ndim == 2}
@@ -132,30 +141,56 @@ class Forecast:
             return "\n\n".join(f"neuron {i}\n{self.neuron(i)}" for i in range(min(count, 4))) + (
                 f"\n\n... and {count - 4} more" if count > 4 else ""
             )
-        lines = [f"{self.rule.name}, {int(self.step[-1]):,} steps", *self._rows(), "", *self.sentences()]
+        lines = [f"{self.rule.title}, {counted(self.step[-1])}", *self._rows(), "", *self.sentences()]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.rotation.shape))
-        return f"Forecast({self.rule.name}, {int(self.step[-1]):,} steps, kept {shape})"
+        return f"Forecast({self.rule.title}, {counted(self.step[-1])}, kept {shape})"
 
     def _rows(self) -> list[str]:
         chosen = sorted({int(np.argmin(np.abs(self.step - self.step[-1] * part))) for part in _PARTS})
         names = ["step", "lr", "rotation", "of static", "norm", "of equilibrium", "update"]
         rows = [[f"{int(self.step[i]):,}", f"{self.lr[i]:.3g}", f"{self.rotation[i]:.3g}", _share(self.ratio[i]),
-                 _known(self.norm, i), _share(self.reached[i]), _known(self.update, i)] for i in chosen]  # fmt: skip
+                 _known(self.norm, i), self._reached(i), _known(self.update, i)] for i in chosen]  # fmt: skip
         if self.initial is not None:  # the run begins before its first step, which may change the norm already
             rows.insert(0, ["0", "", "", "", f"{self.initial:.3g}", "", ""])
         widths = [max(len(row[k]) for row in [names, *rows]) for k in range(len(names))]
         table = ([cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in [names, *rows])
         return ["  ".join(row).rstrip() for row in table]
 
+    def _reached(self, i: int) -> str:
+        """A share of an equilibrium norm, where there is one."""
+        there = self.static[i] > 0 and (self.static_norm is None or math.isfinite(self.static_norm[i]))
+        return _share(self.reached[i]) if there else "-"
+
+    @property
+    def without(self) -> str:
+        """Why there is no equilibrium at any step, in words; nothing where there is one.
+
+        >>> from rotational import forecast, rules
+        >>> forecast(rules.adamw(), lr=0.0, weight_decay=0.1, steps=9, norm=1.0, size=64).without
+        'The learning rate is 0 throughout: nothing moves, and nothing is learnt.'
+        """
+        if np.any(self.static > 0):
+            return ""
+        if not np.any(self.lr > 0):
+            return "The learning rate is 0 throughout: nothing moves, and nothing is learnt."
+        if not np.any(self.lr * self.weight_decay > 0):
+            return "Without weight decay no equilibrium forms: norms grow, and rotation falls."
+        if self.rule.decay == "coupled" and not isinstance(self.rule.scale, Raw):
+            return (
+                "No equilibrium forms: decay outweighs so small a gradient, and what is left of the weights is thrown "
+                "to and fro."
+            )
+        return "No equilibrium forms at any learning rate and weight decay of this run."
+
     def sentences(self) -> list[str]:
         """What the numbers mean, plainly; the notes after it."""
         if self.held:
             return ["Rotation is held from the first step, and norms stay where they start.", *self.notes]
-        if not np.any(self.static > 0):
-            return ["Without weight decay there is no equilibrium: norms grow and rotation falls.", *self.notes]
+        if without := self.without:
+            return [without, *self.notes]
         arrives, settles = self.arrives, self.settles
         if arrives is None:
             said = "Rotation is never within 10% of what the static formula says."
@@ -239,7 +274,7 @@ class AtBatchSize:
 
     @property
     def transient(self) -> float:
-        """Share of the run in which rotation is not within 10% of the static one."""
+        """`Forecast.transient`: share of the run that rotation spends more than 10% off the static one."""
         return self.forecast.transient
 
 
@@ -274,7 +309,7 @@ class BatchSizes(Sequence[AtBatchSize]):
                 f"{row.timescale:,.0f}" if row.timescale < 1e7 else _short(row.timescale),
                 _short(row.timescale * row.batch_size),
                 f"{row.timescale / row.steps:.2g}",
-                f"{row.transient:.0%}",
+                f"{row.transient:.0%}" if np.any(row.forecast.static > 0) else "-",
             ]
             for row in self
         ]
@@ -287,8 +322,8 @@ class BatchSizes(Sequence[AtBatchSize]):
         return (
             "signal: share of the gradient that is its mean; grad: its size, over that of the run; rotation in "
             "rad/step at rest under the highest lr, of noise alone, and half-way through the run; norm at the end; "
-            f"memory: steps over which updates are forgotten, also in {self.unit} and over the run; share of steps in "
-            "transient."
+            f"memory: steps over which updates are forgotten, also in {self.unit} and over the run; transient: share "
+            "of all steps in which rotation is more than 10% off the static formula."
         )
 
     def sentences(self) -> list[str]:
@@ -314,6 +349,15 @@ class BatchSizes(Sequence[AtBatchSize]):
 
 
 _PARTS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
+
+
+def counted(steps: Any) -> str:
+    """A number of steps in words.
+
+    >>> counted(1), counted(20_000)
+    ('1 step', '20,000 steps')
+    """
+    return f"{int(steps):,} step{'' if steps == 1 else 's'}"
 
 
 def _short(x: float) -> str:

@@ -3,121 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from rotational import _check, runs, schedulers, theory
+from rotational import _check, momenta, runs, schedulers, theory
 from rotational.control import Control
-from rotational.mixtures import mixtures
+from rotational.mixtures import mixtures, of_lambdas
 from rotational.neurons import ROWS, Neurons
 from rotational.optim.recognise import recognise
-from rotational.outlook import Forecast
+from rotational.predicted import GroupPrediction, Prediction
 from rotational.rule import Rule
 from rotational.scale import Polar
 from rotational.theory import Equilibrium
+from rotational.weights import turns
 
 Found: TypeAlias = tuple[Neurons, Any, str]
 """Neurons of a parameter, the parameter, and its name (empty where no model was given)."""
-
-
-@dataclass(frozen=True)
-class GroupPrediction:
-    """The prediction of one param group.
-
-    rotation      radians per step, RMS; None where the hyperparameters alone do not give one
-    held          True if a rotational optimizer holds it from the first step, False if it is approached
-    equilibrium   for each neuron size found in the group; empty if it holds none (gains, biases)
-    forecast      along the scheduler, where `steps` were asked for: a column for each of `names`
-    names         parameters (where the model was given) or sizes, a name for each column of the forecast; of a held
-                  group only those that turn
-    reason        why there is no forecast
-    """
-
-    group: int
-    rule: Rule
-    lr: float
-    weight_decay: float
-    rotation: float | None
-    held: bool
-    equilibrium: dict[int, Equilibrium]
-    forecast: Forecast | None = None
-    names: tuple[str, ...] = ()
-    reason: str = ""
-
-    @property
-    def half_life(self) -> float | None:
-        """Steps in which the distance of the norm from its equilibrium halves; 0 where rotation is held."""
-        return 0.0 if self.held else self._any(lambda e: e.half_life)
-
-    @property
-    def timescale(self) -> float | None:
-        """1/D, the steps over which past updates are forgotten: 1/(lr*weight_decay) where decay is decoupled."""
-        return self._any(lambda e: e.timescale)
-
-    def _any(self, read: Callable[[Equilibrium], float | None]) -> float | None:
-        return next((read(e) for e in self.equilibrium.values()), None)
-
-    def __str__(self) -> str:
-        said = self._now()
-        if self.reason and self.equilibrium:
-            return f"{said}\n  no forecast: {self.reason}"
-        if self.forecast is None:
-            return said
-        return "\n".join(
-            [
-                said,
-                *(f"  {name}: {_outlook(self.forecast.neuron(i))}" for i, name in enumerate(self.names)),
-                *(f"  {note}" for note in self.forecast.notes),
-            ]
-        )
-
-    def _now(self) -> str:
-        head = f"group {self.group}: {self.rule.name}, lr {self.lr:g}, weight decay {self.weight_decay:g}: "
-        if not self.equilibrium:
-            return head + "no neurons, nothing that rotates"
-        if self.held:
-            return head + f"rotation {_angle(self.rotation)} held, norms stay where they start"
-        if self.lr == 0:
-            return head + "at this lr nothing moves"
-        if self.weight_decay == 0:
-            return head + "no decay, so no equilibrium: norms grow and rotation falls as training goes on"
-        if self.rotation is None:
-            return (
-                head + "rotation depends on the size of the gradient (equilibrium(..., gradient_norm=, size=) gives it)"
-            )
-        norms = {size: e.norm for size, e in self.equilibrium.items() if e.norm is not None}
-        shown = ", ".join(f"{norm:.3g} (fan-in {size})" for size, norm in sorted(norms.items())[:4])
-        norm = f"norm {shown}" if shown else "norm needs the size of the gradient"
-        return head + (
-            f"rotation {_angle(self.rotation)}, {norm}, half-life {self.half_life:.0f} steps, "
-            f"timescale {self.timescale:.0f} steps"
-        )
-
-
-class Prediction(Sequence[GroupPrediction]):
-    """One `GroupPrediction` for each param group; prints a line for each."""
-
-    def __init__(self, groups: Sequence[GroupPrediction]) -> None:
-        self._groups = tuple(groups)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._groups[index]
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def __iter__(self) -> Iterator[GroupPrediction]:
-        return iter(self._groups)
-
-    def __str__(self) -> str:
-        return "\n".join(str(g) for g in self._groups)
-
-    __repr__ = __str__
 
 
 def predict(
@@ -128,17 +34,22 @@ def predict(
     *,
     rule: Rule | None = None,
     every: int | None = None,
+    gradient_norm: float | Mapping[str, float] | None = None,
 ) -> Prediction:
     """Predict rotation, norm and time scale of each param group, from its hyperparameters as they are now.
 
     With `steps`, also a `Forecast` of each group over that many steps, along the `scheduler` if there is one, which is
-    read and not stepped. `model` gives the neurons of each parameter and their real initial norms; without it they are
-    the group's own or rows, and a run starts at its equilibrium. `every` is the number of steps from one kept value to
-    the next (default: at most 2000 are kept).
+    read and not stepped; equilibria are then those of its highest lr. A momentum that it moves (OneCycleLR, CyclicLR)
+    is followed as `momenta` tells, and a note says so. `model` gives the neurons of each parameter and their real
+    initial norms; without it they are the group's own or rows, and a run starts at its equilibrium. `every` is the
+    number of steps from one kept value to the next (default: at most 2000 are kept).
+
+    `gradient_norm` is the RMS norm of a neuron's gradient at |w| = 1, as `forecast` takes it: one for all, or (with
+    the model) one for each parameter by its name. Norms under SGD and all of Adam with L2 take it.
 
     `rule` names the rule of an optimizer that is not known. Gradients are taken as scale-invariant noise.
-    Raises ValueError for an optimizer that is not known, with what to write; for a scheduler without steps or of
-    another optimizer; and for a model that does not hold the optimizer's parameters.
+    Raises TypeError for what is no optimizer; ValueError for one that is not known, with what to write; for a scheduler
+    without steps or of another optimizer; and for a model that does not hold the optimizer's parameters.
 
     >>> import torch
     >>> opt = torch.optim.AdamW(torch.nn.Linear(64, 8).parameters(), lr=3e-3, weight_decay=0.1)
@@ -156,91 +67,138 @@ def predict(
     rules = recognise(optimizer, rule, "predict")
     held_by = None if model is None else _of_model(optimizer, model)
     found = [_neurons(g, held_by) for g in optimizer.param_groups]
-    groups = [_group(i, g, r, n) for i, (g, r, n) in enumerate(zip(optimizer.param_groups, rules, found, strict=True))]
+    gradients = _gradients(gradient_norm, held_by)
+    now = zip(optimizer.param_groups, rules, found, strict=True)
     if steps is None:
         for name, value in (("scheduler", scheduler), ("every", every)):
             if value is not None:
                 raise ValueError(f"predict({name}=...): expected steps= beside it, the number of steps to forecast.")
-        return Prediction(groups)
+        return Prediction([_group(i, g, r, n, gradients) for i, (g, r, n) in enumerate(now)])
     steps = _check.whole("predict", "steps", steps)
     every = -(-steps // 2000) if every is None else _check.whole("predict", "every", every)
-    lrs: Sequence[tuple[runs.Lr, runs.Factor]] = [(float(g["lr"]), 1.0) for g in optimizer.param_groups]
+    lrs: list[tuple[runs.Lr, runs.Factor]] = [(float(g["lr"]), 1.0) for g in optimizer.param_groups]
+    courses: list[np.ndarray | None] = [None] * len(lrs)
     if scheduler is not None:
-        told = _of_lambdas(scheduler, steps) or mixtures(scheduler, steps, call="predict")
-        if told is None:
-            places, stretches = schedulers.stretches(scheduler, steps, call="predict")
-            courses = runs.courses(stretches)
-            told = [courses[place] for place in places]
-        lrs = told
-        if _parameters(scheduler.optimizer) != _parameters(optimizer):
-            raise ValueError(
-                f"predict(scheduler={type(scheduler).__name__}): it drives another optimizer. Give the scheduler that "
-                "was made with this one."
-            )
-    kinds = [
-        _kinds(n, p, _control(g) if p.held else None, known=held_by is not None)
-        for n, p, g in zip(found, groups, optimizer.param_groups, strict=True)
-    ]
-    planned = [
-        runs.Planned(
-            rule=p.rule,
+        lrs = _rates(optimizer, scheduler, steps)
+        courses = momenta.read(scheduler, steps, call="predict")
+    known: dict[Any, momenta.Moving] = {}
+    groups: list[GroupPrediction] = []
+    planned: list[runs.Planned] = []
+    moving: list[momenta.Moving | None] = []
+    for i, (group, own, neurons) in enumerate(now):
+        (lr, factor), course = lrs[i], courses[i]
+        said = None
+        if scheduler is not None:
+            there, then = _highest(optimizer, group, own, lr, factor, course, rule)
+            with suppress(ValueError):  # of an lr that admits none: the forecast's reason says so
+                said = replace(_group(i, there, then, neurons, gradients), at=there["at"] + 1, steps=steps)
+        said = said or _group(i, group, own, neurons, gradients)
+        control = _control(group) if said.held else None
+        kinds = _kinds(neurons, said, control, gradients, known=held_by is not None)
+        groups.append(replace(said, names=tuple(kind.name for kind in kinds)))
+        plan = runs.Planned(
+            rule=own,
             lr=lr,
             scale=factor,
-            weight_decay=p.weight_decay,
-            kinds=tuple(those),
-            control=_control(group) if p.held else None,
+            weight_decay=said.weight_decay,
+            kinds=tuple(kinds),
+            control=control,
             taken=int(group.get("steps", 0)),
         )
-        for p, (lr, factor), those, group in zip(groups, lrs, kinds, optimizer.param_groups, strict=True)
-    ]
-    outcomes = runs.forecasts(planned, steps, every)
+        planned.append(plan)
+        moves = None
+        if course is not None and rule is None and kinds:
+            shape = kinds[0].matrix if isinstance(own.scale, Polar) else None
+            lr_t = np.broadcast_to(_course(lr, factor), course.shape)
+            key = (own, id(course), shape, i if np.ndim(lr) == 2 else id(lr))
+            if key not in known:
+                known[key] = momenta.Moving.of(partial(_rule_at, optimizer, group), course, lr_t, shape)
+            moves = known[key]
+        moving.append(moves)
+    equals = [plan if m is None else m.plan(plan) for plan, m in zip(planned, moving, strict=True)]
+    outcomes = runs.forecasts(equals, steps, every)
     return Prediction(
         [
-            replace(p, forecast=o.forecast, reason=o.reason, names=tuple(kind.name for kind in those))
-            for p, o, those in zip(groups, outcomes, kinds, strict=True)
+            replace(said, **momenta.read_off(plan, outcome, m, course)._asdict())
+            for said, plan, outcome, m, course in zip(groups, planned, outcomes, moving, courses, strict=True)
         ]
     )
 
 
-def _of_lambdas(scheduler: Any, steps: int) -> list[tuple[runs.Lr, runs.Factor]] | None:
-    """Of torch's own LambdaLR each group's (course, factor): each function is called once a step, whatever the groups.
+def _rates(optimizer: Any, scheduler: Any, steps: int) -> list[tuple[runs.Lr, runs.Factor]]:
+    """The lr of each group along the scheduler, as (course, factor)."""
+    if not schedulers.is_scheduler(scheduler):
+        raise TypeError(
+            f"predict(scheduler={type(scheduler).__name__}): expected a scheduler of torch.optim.lr_scheduler, which "
+            "drives this optimizer; forecast(lr=...) takes arrays and functions of the step."
+        )
+    if _parameters(scheduler.optimizer) != _parameters(optimizer):
+        raise ValueError(
+            f"predict(scheduler={type(scheduler).__name__}): it drives another optimizer. Give the scheduler that "
+            "was made with this one."
+        )
+    told = of_lambdas(scheduler, steps) or mixtures(scheduler, steps, call="predict")
+    if told is not None:
+        return list(told)
+    places, stretches = schedulers.stretches(scheduler, steps, call="predict")
+    courses = runs.courses(stretches)
+    return [courses[place] for place in places]
 
-    torch sets base_lr * f(step), which a course of f and a factor of base_lr are to the last bit. None where that is
-    not all there is to it, or a number is one that the long way refuses, and then says why.
-    """
-    kind = type(scheduler)
-    if (kind.__module__, kind.__name__) != ("torch.optim.lr_scheduler", "LambdaLR"):
-        return None
-    groups, start = scheduler.optimizer.param_groups, scheduler.last_epoch
-    pairs = list(zip(scheduler.lr_lambdas, scheduler.base_lrs, strict=True))
-    plain = (FunctionType, BuiltinFunctionType, MethodType, partial)
-    if len(pairs) != len(groups) or not all(
-        isinstance(f, plain) and type(base) is float and type(group["lr"]) is float and 0 < base < math.inf
-        for (f, base), group in zip(pairs, groups, strict=True)
-    ):
-        return None
-    courses: dict[int, np.ndarray] = {}
-    for f, _ in pairs:
-        if id(f) in courses:
-            continue
-        try:
-            factors = [f(t) for t in range(start, start + steps)]
-        except Exception:
-            return None  # the long way names the step
-        if not set(map(type, factors)) <= {float, int, np.float64}:
-            return None
-        x = np.array(factors, dtype=np.float64)
-        if not np.all(np.isfinite(x) & (x >= 0)):
-            return None
-        courses[id(f)] = x
-    whole = [(courses[id(f)], base) for f, base in pairs]
-    # A rate that was set by hand stands until the scheduler's next step.
-    now = all(float(x[0]) * base == group["lr"] for (x, base), group in zip(whole, groups, strict=True))
-    return list(whole) if now else None
+
+def _course(lr: runs.Lr, factor: runs.Factor) -> float | np.ndarray:
+    """The course of a group, its own where it is a mixture."""
+    return np.asarray(factor) @ lr if isinstance(lr, np.ndarray) and lr.ndim == 2 else lr
 
 
 def _parameters(optimizer: Any) -> list[list[int]]:
     return [[id(p) for p in group["params"]] for group in optimizer.param_groups]
+
+
+def _rule_at(optimizer: Any, group: dict[str, Any], momentum: float) -> Rule:
+    """A group's rule at another momentum."""
+    return recognise(optimizer, None, "predict", groups=[momenta.with_momentum(group, momentum)])[0]
+
+
+def _highest(
+    optimizer: Any,
+    group: dict[str, Any],
+    rule: Rule,
+    lr: runs.Lr,
+    factor: runs.Factor,
+    course: np.ndarray | None,
+    named: Rule | None,
+) -> tuple[dict[str, Any], Rule]:
+    """The group as it will be at its highest lr, which is step `at` of the run (from 0), and its rule there."""
+    lrs = np.atleast_1d(_course(lr, factor))
+    at = int(np.argmax(lrs))
+    top = float(lrs[at] if np.ndim(lr) == 2 else lrs[at] * factor)
+    there = group | {"lr": top, "at": at, "steps": group.get("steps", 0) + at}
+    if course is None or named is not None:
+        return there, rule
+    return there, _rule_at(optimizer, group, float(course[at]))
+
+
+def _gradients(told: Any, held_by: dict[Any, tuple[str, Neurons | None]] | None) -> dict[str, float] | float | None:
+    """gradient_norm=, checked."""
+    if told is None:
+        return None
+    if not isinstance(told, Mapping):
+        return _check.number("predict", "gradient_norm", told, low=0, above=True)
+    if held_by is None:
+        raise ValueError("predict(gradient_norm={...}): names are those of a model's parameters; give model= too.")
+    names = [name for name, neurons in held_by.values() if neurons is not None]
+    if unknown := [name for name in told if name not in names]:
+        raise ValueError(
+            f"predict(gradient_norm={{{unknown[0]!r}: ...}}): no parameter of this name has neurons; those that have "
+            f"are {', '.join(map(repr, names[:8]))}{', ...' if len(names) > 8 else ''}."
+        )
+    return {
+        name: _check.number("predict", f"gradient_norm[{name!r}]", x, low=0, above=True) for name, x in told.items()
+    }
+
+
+def _gradient(gradients: dict[str, float] | float | None, name: str) -> float | None:
+    return gradients.get(name) if isinstance(gradients, dict) else gradients
 
 
 def _of_model(optimizer: Any, model: Any) -> dict[Any, tuple[str, Neurons | None]]:
@@ -259,7 +217,14 @@ def _of_model(optimizer: Any, model: Any) -> dict[Any, tuple[str, Neurons | None
     return held_by
 
 
-def _kinds(found: list[Found], group: GroupPrediction, control: Control | None, *, known: bool) -> list[runs.Kind]:
+def _kinds(
+    found: list[Found],
+    group: GroupPrediction,
+    control: Control | None,
+    gradients: dict[str, float] | float | None,
+    *,
+    known: bool,
+) -> list[runs.Kind]:
     """The kinds of neurons in a group: each parameter of the model, or each size (for Muon, each shape)."""
     if control is not None:
         units = [(control.neurons(neurons), p, name) for neurons, p, name in found]
@@ -271,11 +236,13 @@ def _kinds(found: list[Found], group: GroupPrediction, control: Control | None, 
             norm = _length(p, neurons, center=control is not None and control.center)
             if not math.isfinite(norm):
                 raise ValueError(f"predict(model=...): the weights of {name} hold NaN or infinity; load finite ones.")
-            kinds[name] = runs.Kind(size, norm, name, matrix)
+            kinds[name] = runs.Kind(size, norm, name, matrix, _gradient(gradients, name))
         elif isinstance(group.rule.scale, Polar):
-            kinds.setdefault(matrix, runs.Kind(size, None, f"{matrix[0]}x{matrix[1]}", matrix))
+            kinds.setdefault(
+                matrix, runs.Kind(size, None, f"{matrix[0]}x{matrix[1]}", matrix, _gradient(gradients, name))
+            )
         else:
-            kinds.setdefault(size, runs.Kind(size, None, f"fan-in {size}", matrix))
+            kinds.setdefault(size, runs.Kind(size, None, f"fan-in {size}", matrix, _gradient(gradients, name)))
     return list(kinds.values())
 
 
@@ -291,37 +258,36 @@ def _control(group: dict[str, Any]) -> Control:
     return Control(group["units"], group["center"], group["update_memory"], group["rotation"], "predict")
 
 
-def _outlook(f: Forecast) -> str:
-    """A forecast in one line."""
-    if f.held:
-        return f"rotation held, from {f.rotation[0]:.3g} to {f.rotation[-1]:.3g} rad/step"
-    at = [int(np.searchsorted(f.step, part * f.step[-1], side="right")) - 1 for part in (0.1, 0.5, 0.9, 1.0)]
-    parts = [f"{float(f.rotation[max(i, 0)]):.2e}" for i in at]
-    if not (f.static > 0).any():
-        when = "no equilibrium without decay"
-    elif f.arrives is None:
-        when = "never near the static rotation, 100% of the run away from it"
-    else:
-        first = f"in passing at step {f.arrives:,}" if f.settles is None else f"from step {f.settles:,}"
-        when = f"near the static rotation {first}, {f.transient:.0%} of the run away from it"
-    norm = "" if f.norm is None or f.initial is None else f", norm {f.initial:.3g} to {f.norm[-1]:.3g}"
-    return f"{when}; rotation at 10/50/90/100% of the run {' '.join(parts)}{norm}"
-
-
-def _group(index: int, group: dict[str, Any], rule: Rule, found: list[Found]) -> GroupPrediction:
+def _group(
+    index: int,
+    group: dict[str, Any],
+    rule: Rule,
+    found: list[Found],
+    gradients: dict[str, float] | float | None,
+) -> GroupPrediction:
     lr, weight_decay = float(group["lr"]), float(group.get("weight_decay", 0.0))
     if not found:
         return GroupPrediction(index, rule, lr, weight_decay, None, False, {})
     matrices = {n.size(p.shape): (n.count(p.shape), n.size(p.shape)) for n, p, _ in found}
+    told = {size: {_gradient(gradients, name) for n, p, name in found if n.size(p.shape) == size} for size in matrices}
     sizes = sorted(matrices)
     shaped = isinstance(rule.scale, Polar)
     states: dict[int, Equilibrium] = {
-        size: theory.equilibrium(rule, lr, weight_decay, size=size, shape=matrices[size] if shaped else None)
+        size: theory.equilibrium(
+            rule,
+            lr,
+            weight_decay,
+            size=size,
+            gradient_norm=next(iter(told[size])) if len(told[size]) == 1 else None,  # one for all of this size
+            shape=matrices[size] if shaped else None,
+        )
         for size in sizes
     }
     held = _held(group, rule, lr, weight_decay, found) if group.get("rotational") else None
     # One angle for all sizes: what a finite neuron adds is far below what is measured.
     free = states[sizes[0]].rotation if shaped else theory.equilibrium(rule, lr, weight_decay).rotation
+    if free is None and len(sizes) == 1:
+        free = states[sizes[0]].rotation
     rotation = free if held is None else held
     return GroupPrediction(index, rule, lr, weight_decay, rotation, held is not None, states)
 
@@ -341,11 +307,6 @@ def _neurons(group: dict[str, Any], held_by: dict[Any, tuple[str, Neurons | None
     for i, p in enumerate(group["params"]):
         name, read = (held_by or {}).get(p, ("", ROWS))
         neurons = own[i] if own else read
-        if neurons is not None and p.dim() >= 2 and p.numel() > 0:
+        if neurons is not None and p.dim() >= 2 and p.numel() > 0 and turns(neurons.size(p.shape)):
             found.append((neurons, p, name))
     return found
-
-
-def _angle(rotation: float | None) -> str:
-    assert rotation is not None
-    return f"{rotation:.2e} rad/step ({math.degrees(rotation):.3g} deg)"

@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rotational.outlook import Forecast
+from rotational.outlook import NEAR, Forecast
+
+Again = Callable[[float], Sequence[Forecast]]
+"""Forecasts of all kinds of neurons that share a setting, at a factor of it; a suggestion has to serve the worst."""
 
 EARLY = 0.1
-"""The share of a run that a suggestion leaves to the transient."""
+"""The share of a run that a suggestion leaves to what comes before rotation is at rest."""
+PASSING = 0.5
+"""sum(lr*wd) below which a run keeps more than a third of its squared initial norm, e^-1: it cannot have settled."""
 TWICE = 2.0
 """Rotation above this many times the equilibrium's is an overshoot."""
-TRIES = 5
-"""Forecasts to find a factor: the third is mostly close, and one that is not found so is out of reach."""
+TRIES = 4
+"""Forecasts to find a factor: the second is mostly close, and one that is not found so is out of reach."""
+FAR = 100.0
+"""A factor of lr or weight decay that nobody would try."""
+FURTHEST = 1000.0
+"""A factor that is not even sought."""
 STEPS = (1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8.2)
 """Factors that are tried, by decades: few, so that numbers are round and forecasts serve more than one search."""
+
+
+def taken(f: Forecast) -> np.ndarray:
+    """Share of a weight that decay takes off in each kept step: lr*wd, or what stands for it (1/timescale)."""
+    return np.where(np.isfinite(f.timescale), 1 / f.timescale, 0.0)
+
+
+def summed(f: Forecast) -> float:
+    """sum(lr*wd) over the run, or what stands for it where decay enters another way: the sum of D."""
+    return float(np.sum(taken(f)) * float(f.step[0]))
+
+
+def until_settled(f: Forecast) -> float:
+    """Share of the run until rotation settles, 1 for never. `Forecast.transient` is another: it counts what follows."""
+    return 1.0 if f.settles is None else f.settles / float(f.step[-1])
 
 
 def peak(f: Forecast) -> tuple[float, int]:
@@ -33,45 +57,73 @@ def peak(f: Forecast) -> tuple[float, int]:
     return float(np.sqrt(np.max(mean))) / rest if rest > 0 else 0.0, count * every
 
 
+def off(f: Forecast) -> float:
+    """Share of the run that rotation is more than 10% off the static one before lr falls below half its peak for good.
+
+    What is sought is little of this: what `Forecast.transient` has beyond it is the lag behind a lr that falls. 1 where
+    rotation does not settle, or has passed the static one and no more.
+    """
+    if f.settles is None or summed(f) < PASSING:
+        return 1.0
+    high = np.flatnonzero(f.lr >= 0.5 * np.max(f.lr))[-1] + 1
+    ratio = f.ratio[:high]
+    return float(np.count_nonzero(np.isfinite(ratio) & ~(np.abs(ratio - 1) <= NEAR))) / len(f.step)
+
+
+def highest(forecasts: Sequence[Forecast]) -> float:
+    """The largest `peak` of several kinds of neurons."""
+    return max(peak(f)[0] for f in forecasts)
+
+
+def rounded(x: float, digits: int = 2) -> float:
+    """As it is printed: a suggestion is forecast at the number that is read, so that a plan of it shows the same.
+
+    >>> rounded(0.0123456), rounded(0.0123456, 3)
+    (0.012, 0.0123)
+    """
+    return float(f"{x:.{digits}g}")
+
+
 def _even(factor: float) -> float:
     """The factor of `STEPS` that is nearest in ratio, and at least 1.2."""
     steps = max(1, round(12 * math.log10(factor)))
     return float(f"{STEPS[steps % 12] * 10.0 ** (steps // 12):.2g}")
 
 
-def factor(guess: float, again: Callable[[float], Forecast]) -> tuple[float, float, Forecast] | None:
-    """The smallest factor found whose transient is a tenth of the run or less; else the one with the least of it.
+def factor(guess: float, now: float, again: Again) -> tuple[float, Sequence[Forecast]] | None:
+    """The smallest value found that leaves rotation `off` for a tenth of the run or less; else that with the least.
 
-    `again` gives the forecast at a factor. Returned is the factor, the share of its transient and its forecast.
+    `now` is the value of the run as it is, and `again` gives the forecasts at a factor of it. Returned is the value, of
+    two digits, and its forecasts; None where rotation settles at none.
     """
     low, high = 1.0, math.inf
-    best: tuple[float, float, Forecast] | None = None
+    best: tuple[float, float, Sequence[Forecast]] | None = None
     tried = set[float]()
     for _ in range(TRIES):
-        now = _even(guess)
-        if now in tried:
+        value = rounded(now * _even(guess))
+        if value in tried or value > FURTHEST * now:
             break
-        tried.add(now)
+        tried.add(value)
+        at = value / now
         try:
-            then = again(now)
+            then = again(at)
         except ValueError:  # so much decay removes the whole weight in a step
-            high, guess = now, math.sqrt(low * now)
+            high, guess = at, math.sqrt(low * at)
             continue
-        settles = then.settles
-        share = 1.0 if settles is None else settles / int(then.step[-1])
-        if best is None or share < best[1] > EARLY or (share <= EARLY and now < best[0]):
-            best = (now, share, then)
-        if 0.7 * EARLY < share <= EARLY:
+        share = max(map(off, then))
+        if best is None or share < best[1] > EARLY or (share <= EARLY and value < best[0]):
+            best = (value, share, then)
+        if 0.5 * EARLY < share <= EARLY:
             break
-        low, high = (low, now) if share <= EARLY else (now, high)
-        # In proportion where the transient was seen to end, within what is known already.
-        guess = now * share / (0.85 * EARLY) if settles is not None else 3 * now
+        low, high = (low, at) if share <= EARLY else (at, high)
+        # In proportion where it was seen to come there, within what is known already.
+        guess = at * share / (0.8 * EARLY) if share < 1 else 3 * at
         if not low < guess < high:
             guess = math.sqrt(low * min(high, 9 * low))
-    return best if best is not None and best[1] < 1 else None
+    return None if best is None or best[1] == 1 else (best[0], best[2])
 
 
-def warmup(low: int, most: int, with_warmup: Callable[[int], Forecast]) -> tuple[int, float] | None:
+def warmup(low: int, most: int, with_warmup: Callable[[int], Sequence[Forecast]]) -> tuple[int, float] | None:
     """The shortest warm-up, to about a tenth, that keeps rotation below twice the equilibrium's; and what is left.
 
     `low` and `most` bound its length; `with_warmup` gives the beginning with one. An overshoot falls as a power of the
@@ -84,7 +136,7 @@ def warmup(low: int, most: int, with_warmup: Callable[[int], Forecast]) -> tuple
             length = most
         if length <= short[0] or (found is not None and length >= found[0]):
             break
-        times = peak(with_warmup(length))[0]
+        times = highest(with_warmup(length))
         if times < TWICE:
             found = (length, times)
             if times > 0.93 * TWICE or length == max(2, low):
@@ -110,21 +162,32 @@ def _up(steps: float) -> int:
     return math.ceil(steps / unit) * unit
 
 
-def trade(f: Forecast, times: float, traded: Callable[[float], Forecast]) -> tuple[float, float] | None:
-    """A factor between lr and weight decay that is enough, and the overshoot that it leaves, which falls about as it.
+def trade(
+    f: Forecast, times: float, traded: Callable[[float, float], Sequence[Forecast]]
+) -> tuple[float, float, Sequence[Forecast]] | None:
+    """An lr and a weight decay of the same product that are enough, and the beginnings of the run with them.
 
-    `times` is the overshoot of `f`, the run as it is; `traded` gives its beginning at a factor.
+    `times` is the overshoot of `f`, the run as it is; it falls about as the factor between the two rises. `traded`
+    gives its beginning at factors of lr and of weight decay.
     """
     if f.initial is not None and f.static_norm is not None:  # angles of a radian and more tell less of it
         times = max(times, float(f.static_norm[np.argmax(f.lr)]) / f.initial)
-    factor = times / TWICE
+    lr, decay = float(np.max(f.lr)), float(np.max(f.weight_decay))
+    if decay == 0:
+        return None
+    apart = times / TWICE
     for _ in range(TRIES):
-        factor = _even(1.1 * factor)
+        apart = _even(1.1 * apart)
+        if apart > FAR:
+            return None
+        lower = rounded(lr / apart)
+        # an independent decay is not multiplied by lr, and at rest turns as fast whatever that is
+        more = decay if f.rule.decay == "independent" else rounded(decay * lr / lower, 3)
         try:
-            now = peak(traded(factor))[0]
+            then = traded(lower / lr, more / decay)
         except ValueError:
             return None
-        if now < TWICE:
-            return factor, now
-        factor *= now / TWICE
+        if (now := highest(then)) < TWICE:
+            return lower, more, then
+        apart *= now / TWICE
     return None

@@ -188,7 +188,10 @@ def retarget(
     are paired: one that leaves weight_decay alone with every rule of the width, one that holds a timescale or a
     rotation with those that hold lr*weight_decay, so that it does hold.
 
-    Raises ValueError where nothing changes, numbers contradict each other, or the config lacks what they refer to.
+    What is given and stays as it was changes nothing: every rule then returns the run as it is.
+
+    Raises TypeError for what is no `Config`; ValueError where nothing is given, a number is out of range, numbers
+    contradict each other, or the config lacks what they refer to.
 
     >>> from rotational import rules
     >>> run = Config(rules.adamw(), lr=1e-3, weight_decay=0.1, batch_size=256, steps=10_000)
@@ -199,7 +202,11 @@ def retarget(
     Source: of each rule in its row; `theory.equilibrium` for what they give.
     """
     if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance]  an optimizer, say
-        raise TypeError(f"retarget({type(config).__name__}): expected a rotational.Config.")
+        given = f"{config.__name__}, a class" if isinstance(config, type) else type(config).__name__
+        raise TypeError(
+            f"retarget({given}): expected a rotational.Config, such as Config(rotational.rules.adamw(), lr=1e-3, "
+            "weight_decay=0.1, batch_size=256, steps=10_000)."
+        )
     told = {"batch_size": batch_size, "width": width, "steps": steps, "tokens": tokens, "parameters": parameters}
     new = {name: _checked("retarget", name, value) for name, value in told.items() if value is not None}
     if not new:

@@ -20,6 +20,9 @@ Decay = Literal["decoupled", "coupled", "independent", "adamc", "cautious"]
 """
 DECAYS: tuple[Decay, ...] = get_args(Decay)
 
+_COUPLED = ("sgd", "adam_l2", "nadam_l2", "radam", "adamax", "rmsprop")
+"""Names of the catalogue that stand for a coupled decay, as torch's optimizers have it."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -38,6 +41,17 @@ class Rule:
     scale: Scale
     decay: Decay = "decoupled"
     name: str = "rule"
+
+    @property
+    def title(self) -> str:
+        """The name with the decay, where that is not the one that the name stands for; for tables and messages.
+
+        >>> from rotational import rules
+        >>> rules.adamw().title, rules.adamw(decay="cautious").title, rules.sgd(decay="decoupled").title
+        ('adamw', 'adamw (cautious)', 'sgd (decoupled)')
+        """
+        own = "coupled" if self.name in _COUPLED else "decoupled"
+        return self.name if self.decay == own else f"{self.name} ({self.decay})"
 
     def shrink(self, lr: Any, weight_decay: Any, lr_max: Any = None) -> Any:
         """D, the share of w that decay beside the gradient takes off in one step; 0 for a coupled decay.

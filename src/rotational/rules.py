@@ -1,7 +1,13 @@
 """The catalogue: every rule whole, in a few lines, with its source.
 
 Each function checks its numbers, so that a `Rule` from here is sound; arguments have torch's names. `decay` is how
-weight decay enters, one of `rule.DECAYS`; the default is the optimizer's own.
+weight decay enters, one of `rule.DECAYS`; the default is the optimizer's own. Equations are written with that default:
+
+    coupled      g is the gradient and wd w, both;   w <- w - lr u          (L2 regularisation)
+    decoupled    g is the gradient alone;            w <- (1 - lr wd) w - lr u
+
+    m, v   memories of g and g^2, 0 before the first step      u   update direction      b1, b2   betas
+    ^      corrected for that beginning: m^ = m/(1 - b1^t), v^ = v/(1 - b2^t), in step t = 1, 2, ...
 """
 
 from __future__ import annotations
@@ -27,8 +33,10 @@ def sgd(
 ) -> Rule:
     """SGD, with heavy-ball or Nesterov momentum; `decay="coupled"` is torch's, "decoupled" is SGDW.
 
-    m = momentum m + (1-dampening) g,  u = m, or g + momentum m with Nesterov.
-    Raises ValueError for a momentum or dampening outside [0, 1), and for Nesterov without momentum.
+        m = momentum m + (1-dampening) g,  u = m, or g + momentum m with Nesterov,  w <- w - lr u,  g with wd w
+
+    The first m is g itself. Raises ValueError for a momentum or dampening outside [0, 1), for Nesterov without momentum
+    or with dampening, and for an unknown decay.
 
     >>> sgd(momentum=0.9).memory.decay
     0.9
@@ -62,9 +70,11 @@ def adamw(
 ) -> Rule:
     """AdamW: Adam's direction, decay beside it.
 
-    m = b1 m + (1-b1) g,  v = b2 v + (1-b2) g^2,  u = m/(sqrt(v) + eps),  w <- (1 - lr wd) w - lr u.
+        m = b1 m + (1-b1) g,  v = b2 v + (1-b2) g^2,  u = m^/(sqrt(v^) + eps),  w <- (1 - lr wd) w - lr u
+
     Theory takes v as exact, as the paper does; `kurtosis` of the gradient's entries (3 for normal ones) makes it
     count the noise of v, which lowers the rotation by 0.5% at b2 = 0.95.
+    Raises ValueError for betas outside [0, 1), a negative eps, a kurtosis below 1, and an unknown decay.
 
     >>> adamw(betas=(0.9, 0.95)).decay
     'decoupled'
@@ -77,12 +87,15 @@ def adamw(
 def adam_l2(betas: Betas = (0.9, 0.999), eps: float = 1e-8, *, kurtosis: float | None = 3.0) -> Rule:
     """Adam with L2 regularisation: wd w joins the gradient before both moments (torch.optim.Adam).
 
+        h = g + wd w,  m = b1 m + (1-b1) h,  v = b2 v + (1-b2) h^2,  w <- w - lr m^/(sqrt(v^) + eps)
+
     `kurtosis` of the gradient's entries, 3 for normal ones, tells theory how noisy v is; None takes v as exact.
+    Raises ValueError for betas outside [0, 1), a negative eps, and a kurtosis below 1.
 
     >>> adam_l2().decay
     'coupled'
 
-    Source: Kingma and Ba 2015 (arXiv 1412.6980).
+    Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1; torch.optim.Adam for the decay.
     """
     return _adam("adam_l2", betas, eps, "coupled", kurtosis, memories.ema)
 
@@ -97,8 +110,12 @@ def nadamw(
 ) -> Rule:
     """NAdam with decoupled decay: Nesterov's look-ahead on Adam's first moment.
 
+        mu_t = b1 (1 - 0.96^(t momentum_decay)/2),  M_t = mu_1 ... mu_t,  m and v as Adam's
+        u = (mu_t+1 m/(1 - M_t+1) + (1 - mu_t) g/(1 - M_t))/(sqrt(v^) + eps),  w <- (1 - lr wd) w - lr u
+
     torch warms the look-ahead up over about 25/momentum_decay steps, with momentum_decay = 4e-3; 0 is the rule
-    that it warms up to.
+    that it warms up to, mu = b1, with both terms corrected as m^ is.
+    Raises ValueError as `adamw` does, and for a negative momentum_decay.
 
     >>> nadamw().memory.old
     0.81
@@ -114,10 +131,14 @@ def nadam_l2(
 ) -> Rule:
     """NAdam with L2 regularisation (torch.optim.NAdam as it comes).
 
+        `nadamw`'s u, of h = g + wd w in place of g,  w <- w - lr u
+
+    Raises ValueError as `nadamw` does.
+
     >>> nadam_l2().decay
     'coupled'
 
-    Source: Dozat 2016.
+    Source: Dozat 2016; torch.optim.NAdam.
     """
     ramp = _check.number("nadam_l2", "momentum_decay", momentum_decay, low=0)
     return _adam("nadam_l2", betas, eps, "coupled", kurtosis, lambda b1: memories.nesterov_ema(b1, ramp))
@@ -127,6 +148,12 @@ def radam(
     betas: Betas = (0.9, 0.999), eps: float = 1e-8, *, kurtosis: float | None = 3.0, decay: Decay = "coupled"
 ) -> Rule:
     """RAdam: Adam times a factor that rises to 1 over about 1/(1-b2) steps; torch's has L2 unless told otherwise.
+
+        R = 2/(1-b2) - 1,  R_t = R - 2t b2^t/(1 - b2^t),  f^2 = (R_t-4)(R_t-2) R/((R-4)(R-2) R_t)
+        u = f m^/(sqrt(v^) + eps) where R_t > 5, m^ before,  w <- w - lr u,  g with wd w
+
+    Steps before R_t passes 5 are not Adam's, and theory counts them as none.
+    Raises ValueError for betas outside [0, 1), a negative eps, a kurtosis below 1, and an unknown decay.
 
     >>> radam(decay="decoupled").scale.rectified
     True
@@ -141,7 +168,9 @@ def radam(
 def adamax(betas: Betas = (0.9, 0.999), eps: float = 1e-8, *, decay: Decay = "coupled") -> Rule:
     """Adamax: Adam's first moment over the fading maximum of |g|; torch's has L2.
 
-    m = b1 m + (1-b1) g,  v = max(b2 v, |g| + eps),  u = m/v.
+        m = b1 m + (1-b1) g,  v = max(b2 v, |g| + eps),  u = m^/v,  w <- w - lr u,  g with wd w
+
+    Raises ValueError for betas outside [0, 1), a negative eps, and an unknown decay.
 
     >>> adamax().scale.beta
     0.999
@@ -162,7 +191,9 @@ def laprop(
 ) -> Rule:
     """LaProp: the gradient is divided by its RMS before it is remembered.
 
-    v = b2 v + (1-b2) g^2,  m = b1 m + (1-b1) g/(sqrt(v) + eps),  u = m.
+        v = b2 v + (1-b2) g^2,  m = b1 m + (1-b1) g/(sqrt(v^) + eps),  u = m^,  w <- (1 - lr wd) w - lr u
+
+    Raises ValueError for betas outside [0, 1), a negative eps, a kurtosis below 1, and an unknown decay.
 
     >>> laprop().scale.first
     True
@@ -184,7 +215,11 @@ def rmsprop(
 ) -> Rule:
     """RMSprop with L2 regularisation: divide by the running RMS, then remember (torch.optim.RMSprop).
 
-    v = alpha v + (1-alpha) g^2,  m = momentum m + g/(sqrt(v) + eps),  u = m.  `kurtosis` as in `adam_l2`.
+        h = g + wd w,  v = alpha v + (1-alpha) h^2,  m = momentum m + h/(sqrt(v) + eps),  w <- w - lr m
+
+    v is not corrected for its beginning; `centered` takes the square of an average of h (as slow as v) off it.
+    `kurtosis` as in `adam_l2`. Raises ValueError for an alpha or momentum outside [0, 1), a negative eps, and a
+    kurtosis below 1.
 
     >>> rmsprop(momentum=0.9).scale.first
     True
@@ -202,9 +237,11 @@ def rmsprop(
 def lion(betas: Betas = (0.9, 0.99), *, linearised: bool = False, decay: Decay = "decoupled") -> Rule:
     """Lion: the sign of a blend of gradient and memory, decay beside it.
 
-    u = sign(b1 m + (1-b1) g),  m = b2 m + (1-b2) g,  w <- (1 - lr wd) w - lr u.
+        u = sign(b1 m + (1-b1) g),  m = b2 m + (1-b2) g,  w <- (1 - lr wd) w - lr u
+
     `linearised=True` makes theory use the paper's linear approximation of the sign instead of the exact
     correlation of signs; the step is the same.
+    Raises ValueError for betas outside [0, 1), and for an unknown or a coupled decay.
 
     >>> lion(linearised=True).scale
     Sign(linearised=True)
@@ -222,7 +259,10 @@ def lion(betas: Betas = (0.9, 0.99), *, linearised: bool = False, decay: Decay =
 def signum(momentum: float = 0.9, nesterov: bool = False, *, decay: Decay = "decoupled") -> Rule:
     """Signum: the sign of a moving average of gradients; momentum 0 is SignSGD.
 
-    u = sign(m),  m = momentum m + (1-momentum) g, or the sign of Nesterov's look-ahead.
+        m = momentum m + (1-momentum) g,  w <- (1 - lr wd) w - lr u
+        u = sign(m), or sign(momentum m + (1-momentum) g) with Nesterov
+
+    Raises ValueError for a momentum outside [0, 1), for Nesterov without momentum, and for an unknown decay.
 
     >>> signum().memory == lion(betas=(0.9, 0.9)).memory
     True
@@ -245,9 +285,12 @@ def muon(
 ) -> Rule:
     """Muon: the orthogonal factor of a moving average of a matrix's gradients, decay beside it.
 
-    m = momentum m + (1-momentum) g,  u = O((1-momentum) g + momentum m) with Nesterov, O(m) without. O is torch's
-    Newton-Schulz iteration of `ns_steps`, or the exact polar factor where that is None. `adjust_lr_fn` scales the
-    update, not the decay, by the shape (see `scale.Polar`).
+        m = momentum m + (1-momentum) g,  w <- (1 - lr wd) w - lr s u
+        u = O((1-momentum) g + momentum m) with Nesterov, O(m) without
+
+    O is torch's Newton-Schulz iteration of `ns_steps`, or the exact polar factor where that is None. `adjust_lr_fn`
+    says how s depends on the shape (see `scale.Polar`): the update is scaled, the decay is not.
+    Raises ValueError for a momentum outside [0, 1), ns_steps below 1, an unknown adjust_lr_fn, and an unknown decay.
 
     >>> muon().scale
     Polar(steps=5, adjust='original')

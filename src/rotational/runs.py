@@ -15,7 +15,7 @@ import numpy as np
 from rotational import theory
 from rotational.control import Control
 from rotational.correlation import Shape
-from rotational.forecasts import known, propagate, setting_of
+from rotational.forecasts import AT_REST, in_range, known, propagate, setting_of
 from rotational.outlook import Forecast
 from rotational.rule import Rule
 from rotational.scale import Polar, Raw
@@ -30,19 +30,22 @@ Factor = float | np.ndarray
 class Kind(NamedTuple):
     """Neurons of one parameter: their number of weights, initial RMS length (None: not known), and its name.
 
-    `matrix` is the shape as rows of neurons, which Muon needs.
+    `matrix` is the shape as rows of neurons, which Muon needs; `gradient` the RMS norm of a neuron's gradient at length
+    1 (None: not known).
     """
 
     size: int
     norm: float | None
     name: str
     matrix: Shape
+    gradient: float | None = None
 
 
 @dataclass(frozen=True)
 class Planned:
     """A param group: its rule, its lr at each step (times `scale`, or a mixture of courses), and the neurons in it;
-    `control` where rotation is held. Groups that share an lr array are propagated together.
+    `control` where rotation is held. Groups that share an lr array are propagated together. `decay` multiplies weight
+    decay at each step, beside an lr of one course.
     """
 
     rule: Rule
@@ -52,6 +55,7 @@ class Planned:
     control: Control | None = None
     taken: int = 0
     scale: Factor = 1.0
+    decay: np.ndarray | None = None
 
     @property
     def top(self) -> float:
@@ -59,6 +63,11 @@ class Planned:
         if isinstance(self.lr, np.ndarray) and self.lr.ndim == 2:
             return float(np.max(self.scale @ self.lr))
         return float(self.scale * np.max(self.lr))
+
+    @property
+    def measured(self) -> bool:
+        """Whether the gradient of all its neurons is known."""
+        return all(kind.gradient is not None for kind in self.kinds)
 
     @property
     def still(self) -> bool:
@@ -85,15 +94,18 @@ class Outcome(NamedTuple):
 Columns = list[tuple[int, int]]
 """Neurons that are propagated together, each as (its group, its place there)."""
 
-GRADIENT = "the rotation depends on the size of the gradient: forecast(..., gradient_norm=, size=) gives it"
+GRADIENT = "the rotation depends on the size of the gradient: predict(..., gradient_norm=) gives it"
 GROWTH = (
-    "without weight decay the norm grows in units of a gradient that is not known: forecast(..., gradient_norm=, "
-    "norm=) gives it"
+    "without weight decay the norm grows in units of a gradient that is not known: predict(..., model=, "
+    "gradient_norm=) gives it"
 )
 NO_START = (
     "without weight decay there is no equilibrium to start from: predict(..., model=) takes the model's own norms"
 )
-NO_NORM = "The initial norms are left out, because SGD's norm is in units of a gradient that is not known."
+NO_NORM = (
+    "The model's norms are left out, because SGD's norm is in units of a gradient that is not known: the run starts at "
+    "the equilibrium of its highest learning rate. predict(..., gradient_norm=) takes them."
+)
 ZERO = "Weights that start at zero are counted from the length that one step gives them."
 
 
@@ -112,10 +124,11 @@ def forecasts(groups: Sequence[Planned], steps: int, every: int) -> list[Outcome
             for k, kind in enumerate(group.kinds):
                 shape = kind.matrix if isinstance(group.rule.scale, Polar) else None
                 course = id(group.lr) if isinstance(group.lr, np.ndarray) else None
-                key = (group.rule, group.weight_decay > 0, course, shape)
+                decay = None if group.decay is None else id(group.decay)
+                key = (group.rule, group.weight_decay > 0, course, decay, shape, group.measured)
                 batches.setdefault(key, []).append((i, k))
     columns: dict[tuple[int, int], tuple[Forecast, int] | str] = {}
-    for (*_, shape), members in batches.items():
+    for (*_, shape, _), members in batches.items():
         columns |= _together(groups, members, steps, every, shape)
     for i, group in enumerate(groups):
         if i not in found:
@@ -179,9 +192,9 @@ def _lacks(group: Planned) -> str:
         return "no neurons, nothing that rotates"
     if group.still:
         return "nothing moves"
-    if not shaped and theory.depends_on_gradient(setting_of("predict", group.rule, _NOTHING, 1)):
+    if not (shaped or group.measured) and theory.depends_on_gradient(setting_of("predict", group.rule, _NOTHING, 1)):
         return GRADIENT
-    if group.weight_decay == 0 and raw:
+    if group.weight_decay == 0 and raw and not group.measured:
         return GROWTH
     if group.weight_decay == 0 and any(kind.norm is None for kind in group.kinds):
         return NO_START
@@ -198,14 +211,18 @@ def _together(
     # a number of each group's own is a multiple of 1
     lr = first.lr if isinstance(first.lr, np.ndarray) else 1.0
     scale = np.array([g.scale if isinstance(g.lr, np.ndarray) else g.scale * g.lr for g in told]).T
-    arrays = {"norm": norms, "size": np.array([float(kind.size) for kind in kinds]), "gradient_norm": None}
+    arrays = {
+        "norm": norms,
+        "size": np.array([float(kind.size) for kind in kinds]),
+        "gradient_norm": np.array([kind.gradient for kind in kinds]) if first.measured else None,
+    }
     try:
         setting = setting_of("predict", first.rule, arrays, len(kinds), shape=shape)
         whole = propagate(
             "predict",
             setting,
             lr,
-            1.0,
+            1.0 if first.decay is None else first.decay,
             steps,
             norms,
             every,
@@ -213,6 +230,7 @@ def _together(
             scale=scale,
             decays=np.array([g.weight_decay for g in told]),
         )
+        in_range("predict", whole)
     except ValueError as error:
         own = {i: [member for member in members if member[0] == i] for i, _ in members}
         if len(own) == 1:
@@ -223,6 +241,8 @@ def _together(
             for alone in own.values()
             for member, column in _together(groups, alone, steps, every, shape).items()
         }
+    if NO_NORM in notes:  # which says where the run starts
+        whole = replace(whole, notes=tuple(note for note in whole.notes if note != AT_REST))
     whole = replace(whole, notes=(*whole.notes, *notes))
     return {member: (whole, column) for column, member in enumerate(members)}
 
@@ -231,26 +251,30 @@ def _norms(
     groups: Sequence[Planned], members: Columns, shape: Shape | None
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """Initial norms, if they are known and tell something, and what is to be said of them."""
-    rule, kinds = groups[members[0][0]].rule, [groups[i].kinds[k] for i, k in members]
+    first, kinds = groups[members[0][0]], [groups[i].kinds[k] for i, k in members]
+    rule = first.rule
     given = [kind.norm for kind in kinds if kind.norm is not None]
     if len(given) < len(kinds):
         return None, ()
-    if isinstance(rule.scale, Raw):
+    if isinstance(rule.scale, Raw) and not first.measured:
         return None, (NO_NORM,)
     if all(given):
         return np.array(given), ()
     norms = [
-        norm or _step(rule, groups[i].top, kind.size, shape)
+        norm or one_step(rule, groups[i].top, kind, shape)
         for norm, kind, (i, _) in zip(given, kinds, members, strict=True)
     ]
     return np.array(norms), (ZERO,)
 
 
-def _step(rule: Rule, lr: float, size: int, shape: Shape | None) -> float:
-    """The length of one step; a decay that is too weak to count stands in for the group's, which may be 0."""
+def one_step(rule: Rule, lr: float, kind: Kind, shape: Shape | None, *, scale_invariant: bool = True) -> float:
+    """The length that one step gives weights of zero; a decay too weak to count stands in, as theirs may be 0."""
+    if isinstance(rule.scale, Raw) and kind.gradient is not None:
+        # lr*g(|w|) = |w|: a gradient that goes as 1/|w| throws weights further the shorter they are
+        return float(np.sqrt(lr * kind.gradient)) if scale_invariant else lr * kind.gradient
     weak = 1e-6 if rule.decay == "independent" else 1e-6 / lr
-    length = theory.equilibrium(rule, lr, weak, size=size, shape=shape).update
-    assert length is not None  # the size is known, and rules in units of the gradient have no norms here
+    length = theory.equilibrium(rule, lr, weak, size=kind.size, gradient_norm=kind.gradient, shape=shape).update
+    assert length is not None  # the size is known
     return length
 
 

@@ -103,7 +103,7 @@ def with_betas(rule: Rule, batch: float) -> tuple[Rule, dict[str, Any]]:
     adam = memory != NONE
     plain = isinstance(scale, Rms) and not (scale.rectified or scale.centered or (adam and scale.first))
     if not isinstance(scale, Rms) or not plain or memory not in (NONE, ema(memory.decay)):
-        raise ValueError(f"it is derived for Adam, and RMSprop without momentum, not for {rule.name}.")
+        raise ValueError(f"it is derived for Adam, and RMSprop without momentum, not for {rule.title}.")
     if batch == 1:
         return rule, {}  # not even the last bit moves
     # Twelve digits, so that 0.9 at 4 times the batch size is 0.6.

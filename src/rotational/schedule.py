@@ -12,7 +12,7 @@ from typing import Any, SupportsFloat, TypeAlias
 import numpy as np
 
 from rotational import _check
-from rotational.schedulers import Scheduler, is_scheduler, is_tensor, read_scheduler, told
+from rotational.schedulers import Scheduler, cycles, is_scheduler, is_tensor, read_scheduler, told, tree
 
 __all__ = ["Schedule", "Scheduler", "read_scheduler", "values"]
 
@@ -112,6 +112,12 @@ def _only(call: str, name: str, scheduler: Any, steps: int) -> np.ndarray:
     kind = type(scheduler).__name__
     if name != "lr":
         raise TypeError(f"{call}({name}={kind}): a scheduler sets the learning rate; give it as lr=.")
+    if any(map(cycles, tree(scheduler))):
+        raise ValueError(
+            f"{call}({name}={kind}): it moves the momentum too, and a rule has one for all steps. "
+            "rotational.predict(optimizer, scheduler, steps=) follows both; or give the lr alone, "
+            "rotational.schedule.read_scheduler(scheduler, steps)[0]."
+        )
     first, *others = read_scheduler(scheduler, steps, call=call)
     if any(x is not first and not np.array_equal(x, first) for x in others):
         raise ValueError(

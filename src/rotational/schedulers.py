@@ -36,7 +36,7 @@ def read_scheduler(scheduler: Any, steps: int, *, every: int = 1, call: str = "r
     Entry t is the rate of optimizer step t from now (0: the next), if `scheduler.step()` follows every optimizer step;
     all as torch computes them, bit for bit. `every` keeps one in so many, those that a `Forecast` keeps. Groups that
     go the same way share one array, which is read-only. Schedulers of every kind that step without arguments are
-    read, part-way and nested too; what else they set (OneCycleLR and CyclicLR the momentum) is passed over.
+    read, part-way and nested too; the momentum that OneCycleLR and CyclicLR set is read by `momenta.read`.
 
     A copy is stepped, and the scheduler and its optimizer stay as they are. Functions inside it (of LambdaLR, say) are
     called and not copied, so they should depend on their argument alone. Raises TypeError for what is no scheduler;
@@ -87,15 +87,15 @@ def reading(stand_in: Any, steps: int, where: str, kept: list[int]) -> Iterator[
     return (reader.upto(min(end, steps), stand_in, where, kept) for end in ends)
 
 
-def copied(scheduler: Any, call: str) -> Any:
-    """A copy that shares no tensor and no state, and drives a stand-in."""
+def copied(scheduler: Any, call: str, *, momentum: bool = False) -> Any:
+    """A copy that shares no tensor and no state, and drives a stand-in; it sets no `momentum` unless told to."""
     if not is_scheduler(scheduler):
         raise TypeError(f"{call}: expected a scheduler of torch.optim.lr_scheduler, got {type(scheduler).__name__}.")
     where = f"{call}({type(scheduler).__name__})"
     if any(base.__name__ == "ReduceLROnPlateau" for s in tree(scheduler) for base in type(s).__mro__):
         raise ValueError(
             f"{where}: its learning rate waits for losses, which are not known ahead. Give a scheduler of the step "
-            "alone, an array or a function of the step."
+            "alone; forecast also takes arrays and functions of the step."
         )
     optimizer, memo = scheduler.optimizer, dict[int, Any]()
     known = list(_parts(scheduler, set())) + [x for group in optimizer.param_groups for x in group.values()]
@@ -114,9 +114,9 @@ def copied(scheduler: Any, call: str) -> Any:
         stand_in = copy.deepcopy(scheduler, memo)
     except Exception as error:
         raise ValueError(f"{where}: it cannot be copied ({told(error)}). Give an array of its values.") from error
-    for s in tree(stand_in):
-        if _kind(s) in ("OneCycleLR", "CyclicLR"):
-            s.cycle_momentum = False  # which takes half of their time, and is passed over
+    for s in tree(stand_in) if not momentum else ():
+        if cycles(s):
+            s.cycle_momentum = False  # which takes half of their time, and is read for few groups
     return stand_in
 
 
@@ -124,7 +124,8 @@ def copied(scheduler: Any, call: str) -> Any:
 
 # all that torch's schedulers keep for each param group: in it, and in lists of their own
 _GROUP = ("lr", "initial_lr", "max_lr", "min_lr")
-_LISTS = ("base_lrs", "max_lrs", "lr_lambdas", "base_momentums", "max_momentums", "_last_lr")
+_MOMENTUM, _BOUNDS = ("betas", "momentum", "max_momentum", "base_momentum"), ("base_momentums", "max_momentums")
+_LISTS = ("base_lrs", "max_lrs", "lr_lambdas", *_BOUNDS, "_last_lr")
 _STEPPING = (
     *("LambdaLR", "MultiplicativeLR", "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR"),
     *("CosineAnnealingLR", "PolynomialLR", "OneCycleLR", "CyclicLR"),
@@ -151,6 +152,16 @@ def tree(scheduler: Any) -> Iterator[Any]:
     yield scheduler
     for inner in getattr(scheduler, "_schedulers", ()):
         yield from tree(inner)
+
+
+def cycles(scheduler: Any) -> bool:
+    """Whether it is one of torch's that moves the momentum beside the lr."""
+    return _kind(scheduler) in ("OneCycleLR", "CyclicLR") and bool(scheduler.cycle_momentum)
+
+
+def moves_momentum(scheduler: Any) -> bool:
+    """Whether it does, or may: it is of a kind that torch did not write."""
+    return cycles(scheduler) or _kind(scheduler) is None
 
 
 def is_tensor(x: Any) -> bool:
@@ -187,17 +198,19 @@ def _parts(x: Any, seen: set[int]) -> Iterator[Any]:
         yield from _parts(part, seen)
 
 
-def marked(scheduler: Any) -> list[tuple[Any, ...]] | None:
+def marked(scheduler: Any, *, momentum: bool = False) -> list[tuple[Any, ...]] | None:
     """What tells groups apart, as far as torch's own classes tell: those with the same marks go the same way.
 
-    None for a scheduler of another kind, which may tell them apart by anything.
+    With `momentum`, those whose momentum does. None for a scheduler of another kind, which may tell them apart by
+    anything.
     """
     groups, parts = scheduler.optimizer.param_groups, list(tree(scheduler))
+    own, held = (_MOMENTUM, _BOUNDS) if momentum else (_GROUP, _LISTS)
     lists = [(vars(s), key) for s in parts for key in _LISTS if key in vars(s)]
-    if None in map(_kind, parts) or any(len(held[key]) != len(groups) for held, key in lists):
+    if None in map(_kind, parts) or any(len(part[key]) != len(groups) for part, key in lists):
         return None
     return [
-        tuple(map(_mark, (*(group.get(k) for k in _GROUP), *(held[key][i] for held, key in lists))))
+        tuple(map(_mark, [*map(group.get, own), *(part[key][i] for part, key in lists if key in held)]))
         for i, group in enumerate(groups)
     ]
 

@@ -28,8 +28,8 @@ def shape(
     linear and cosine fall from the end of the warm-up on; wsd (warm-up, stable, decay) stays, and falls linearly over
     the last share `cooldown` of the run; step is multiplied by `gamma` once it has taken as many steps as each of the
     `milestones` says, as torch's MultiStepLR is, and goes no lower than `min_lr`. `first` gives so many steps of it
-    alone. Raises ValueError for an unknown
-    shape, a warm-up longer than the run, and milestones that are missing, out of order or beyond the run.
+    alone. Raises ValueError for an unknown shape, a warm-up longer than the run, and milestones that are missing, out
+    of order or beyond the run.
 
     >>> shape("linear", 1.0, 4, warmup=2)
     array([0.5, 1. , 1. , 0.5])

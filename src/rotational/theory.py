@@ -142,7 +142,7 @@ def described(
 ) -> Setting:
     """The setting that the user's words describe, checked; `call` is what errors name."""
     if not isinstance(rule, Rule):  # pyright: ignore[reportUnnecessaryIsInstance]  a name, say
-        raise TypeError(f"{call}(rule={rule!r}): expected a Rule, such as rotational.rules.adamw().")
+        raise TypeError(f"{call}(rule={_other(rule)}): expected a Rule, such as rotational.rules.adamw().{_hint(rule)}")
     if isinstance(rule.scale, Polar) and rule.decay == "coupled":
         raise ValueError(f"{call}({rule.name}): no law is known for Muon with L2; its decay is decoupled.")
     if shape is not None:
@@ -168,6 +168,18 @@ def described(
         shape=shape,
         eps=getattr(rule.scale, "eps", 0.0) if gradient_norm is not None else 0.0,
     )
+
+
+def _other(x: Any) -> str:
+    """What stands in place of a rule, in a few words."""
+    if hasattr(x, "__qualname__"):  # a class or a function
+        return x.__qualname__
+    return repr(x) if isinstance(x, str | int | float | None) else type(x).__name__
+
+
+def _hint(x: Any) -> str:
+    """What to call for an optimizer of torch's."""
+    return " For an optimizer there is rotational.predict(optimizer)." if hasattr(x, "param_groups") else ""
 
 
 def depends_on_gradient(setting: Setting) -> bool:

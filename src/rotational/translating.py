@@ -80,7 +80,7 @@ def translate(
         target = Held(target)
     if not isinstance(target, Rule | Held):  # pyright: ignore[reportUnnecessaryIsInstance]  an optimizer, say
         raise TypeError(
-            f"translate(target={type(target).__name__}): expected a Rule such as rotational.rules.lion(), or one of "
+            f"translate(target={_told(target)}): expected a Rule such as rotational.rules.lion(), or one of "
             f"{', '.join(map(repr, KINDS))}."
         )
     norm = None if norm is None else _positive("norm", norm)
@@ -99,7 +99,6 @@ def translate(
         raise ValueError(f"translate(match='norm'): norms need {NEEDS} beside SGD, and norm= where angles are held.")
     lr, decay = told.solve(origin, target, wanted, first)
     there = told.rest(target, lr, decay)
-    pair = Pair(origin.name, origin.rule, origin.top, here.timescale, here.rotation, target, lr, told.shape)
     lrs: Any = lr
     rotation, extra = there.rotation, list[str]()
     if origin.steps is not None:
@@ -107,10 +106,23 @@ def translate(
         # as far from rest as the source's, whatever the units
         start = there.norm and there.norm * (norm / here.norm if norm and here.norm else 1.0)
         lrs, rotation, extra = along(curve, target, lr, decay, start, told, origin, rounds)
+    at = int(np.argmax(lrs)) if np.ndim(lrs) else None
+    then = [float(np.ravel(x)[(at or 0) % np.size(x)]) for x in (origin.lr, lrs)]
+    pair = Pair(
+        origin.name,
+        origin.rule,
+        then[0],
+        here.timescale,
+        here.rotation,
+        target,
+        then[1],
+        told.shape,
+        None if at is None else at + 1,
+    )
     return Translation(
         rule=target,
         source=origin.side(here, told.units(origin.rule), rotation if origin.steps else None),
-        target=Side(target.name, lrs, decay, rotation, there.timescale, there.norm if told.units(target) else None),
+        target=Side(target.title, lrs, decay, rotation, there.timescale, there.norm if told.units(target) else None),
         angles=None,
         said=(
             *together(pair, there.timescale, there.rotation, first),
@@ -147,8 +159,8 @@ def _origin(source: Any, group: int | None, schedule: Any, steps: int | None, to
         steps = getattr(source, "steps", None) if steps is None else steps
     else:
         raise TypeError(
-            f"translate(source={type(source).__name__}): expected a Config, a Hyper, a Translation, Angles or an "
-            "optimizer of torch."
+            f"translate(source={_told(source)}): expected a Config, a Hyper, a Translation, Angles or an optimizer of "
+            "torch, an object of its class."
         )
     if schedule is None and isinstance(lr, np.ndarray):
         schedule, steps = lr, len(lr)
@@ -165,8 +177,13 @@ def _origin(source: Any, group: int | None, schedule: Any, steps: int | None, to
     if rate is not None:  # a rotational optimizer turns by atan of what it is told
         at = np.broadcast_to(lr, (count or 1,))
         turned = np.arctan([rate.rotation(rule, float(x), decay, t) for t, x in enumerate(at)])
-        return Origin(f"rotational {rule.name}", None, lr, decay, turned, Held("rotational", rule), count)
-    return Origin(rule.name, rule, lr, decay, steps=count)
+        return Origin(f"rotational {rule.title}", None, lr, decay, turned, Held("rotational", rule), count)
+    return Origin(rule.title, rule, lr, decay, steps=count)
+
+
+def _told(x: Any) -> str:
+    """What came, in a word or two."""
+    return f"{x.__name__}, a class" if isinstance(x, type) else type(x).__name__
 
 
 def _positive(name: str, value: Any, hint: str = "") -> float:
@@ -216,9 +233,9 @@ def _norms(told: Told, origin: Origin, target: Rule) -> list[str]:
     if not told.comparable(origin.rule, target):
         return [
             f"Norms are not matched, and lr is fixed only as a part of lr*weight_decay: with {NEEDS} it would be "
-            f"chosen so that weights at rest under {origin.name} are at rest under {target.name}."
+            f"chosen so that weights at rest under {origin.name} are at rest under {target.title}."
         ]
-    return [f"Weights at rest under {origin.name} are at rest under {target.name}: the norm is the same."]
+    return [f"Weights at rest under {origin.name} are at rest under {target.title}: the norm is the same."]
 
 
 def _held(origin: Origin, target: Held, here: Rest, norm: float | None, told: Told) -> Translation:

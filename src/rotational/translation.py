@@ -61,7 +61,7 @@ class Held:
     @property
     def name(self) -> str:
         """For people."""
-        return self.kind if self.rule is None else f"{self.kind} {self.rule.name}"
+        return self.kind if self.rule is None else f"{self.kind} {self.rule.title}"
 
     def step(self, angle: Any, shape: Shape | None = None) -> Any:
         """What to write (eta, or lr) for steps that turn by `angle`, in radians; arrays are welcome."""

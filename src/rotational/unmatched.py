@@ -15,7 +15,10 @@ from rotational.translation import shown
 
 
 class Pair(NamedTuple):
-    """The two sides, as far as sentences need them; `lr` are the highest."""
+    """The two sides, as far as sentences need them.
+
+    `lr` and `new_lr` are those of one step: along a schedule step `at` (from 1), where the target's is highest.
+    """
 
     source: str
     rule: Rule | None
@@ -25,6 +28,7 @@ class Pair(NamedTuple):
     target: Rule
     new_lr: float
     shape: Shape | None
+    at: int | None = None
 
 
 def together(pair: Pair, timescale: float | None, rotation: float, first: str) -> list[str]:
@@ -49,9 +53,13 @@ def together(pair: Pair, timescale: float | None, rotation: float, first: str) -
 def plain(pair: Pair) -> list[str]:
     """Gains and biases, which no norm balances: what moves them is lr alone."""
     rule, target = pair.rule, pair.target
+    when = "" if pair.at is None else f" at step {pair.at:,}, where lr is highest"
     if rule is None:
-        return [f"Gains and biases move by the lr of {target.name}, {pair.new_lr:.3g}: the angles say nothing of them."]
-    polar = [r.name for r in (rule, target) if isinstance(r.scale, Polar)]
+        return [
+            f"Gains and biases move by the lr of {target.title}, {pair.new_lr:.3g}{when}: the angles say nothing of "
+            "them."
+        ]
+    polar = [r.title for r in (rule, target) if isinstance(r.scale, Polar)]
     if polar:
         return [
             f"Gains and biases are not matched: {' and '.join(dict.fromkeys(polar))} takes matrices only, and leaves "
@@ -60,21 +68,23 @@ def plain(pair: Pair) -> list[str]:
     raw = [isinstance(r.scale, Raw) for r in (rule, target)]
     reach = [r.memory.total for r in (rule, target)]
     if raw[0] != raw[1]:
-        names = (pair.source, target.name) if raw[0] else (target.name, pair.source)
+        names = (pair.source, target.title) if raw[0] else (target.title, pair.source)
         lrs = (pair.lr * reach[0], pair.new_lr) if raw[0] else (pair.new_lr * reach[1], pair.lr)
         return [
             f"Gains and biases are not matched: under a steady gradient they move by {lrs[0]:.3g} times that gradient "
-            f"a step with {names[0]}, by {lrs[1]:.3g} whatever its size with {names[1]}. Give them a group and an "
-            "lr of their own."
+            f"a step with {names[0]}, by {lrs[1]:.3g} whatever its size with {names[1]}{when}. Give them a group and "
+            "an lr of their own."
         ]
     steps = pair.lr * reach[0], pair.new_lr * reach[1]
-    if abs(steps[1] / steps[0] - 1) < 0.01:
+    if abs(steps[1] - steps[0]) < 0.01 * steps[0]:
         return []
-    unit = " times the gradient" if raw[0] else ""
+    unit, times = " times the gradient" if raw[0] else "", reach[0] / reach[1]
+    along = "the source's schedule" if times == 1 else f"{times:.3g} times the source's schedule"
+    group = f"lr={steps[0] / reach[1]:.3g}" if pair.at is None else f"{along} as its lr"
+    more = f"{steps[1] / steps[0]:.3g} times as far" if steps[0] > 0 else "which does not move them then"
     return [
         f"Gains and biases are not matched: under a steady gradient they move by {steps[1]:.3g}{unit} a step against "
-        f"{steps[0]:.3g} with {pair.source}, {steps[1] / steps[0]:.3g} times as far. Give them a group with "
-        f"lr={steps[0] / reach[1]:.3g}."
+        f"{steps[0]:.3g} with {pair.source}{when}, {more}. Give them a group with {group}."
     ]
 
 
@@ -85,7 +95,7 @@ def _advice(target: Rule, tau: float, shape: Shape | None) -> str:
     """Which memory of the target has this tau."""
     found = next(((name, make) for name, make, fits in _FAMILIES if fits(target)), None)
     if found is None:
-        return f"No one number of {target.name} would match both."
+        return f"No one number of {target.title} would match both."
     name, make = found
     low, high = 0.0, 1 - 1e-6
 
@@ -95,11 +105,11 @@ def _advice(target: Rule, tau: float, shape: Shape | None) -> str:
         return 1 + 2 * law.tail(rule.memory) / law.power
 
     if not slowed(low) <= tau <= slowed(1 - 1e-3):
-        return f"No {name} of {target.name} would match both."
+        return f"No {name} of {target.title} would match both."
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if slowed(middle) < tau else (low, middle)
-    return f"At {name}={low:.3g} {target.name} would match both."
+    return f"At {name}={low:.3g} {target.title} would match both."
 
 
 def _is(make: Callable[[Memory, float], Memory], name: str = "") -> Callable[[Rule], bool]:

@@ -15,12 +15,24 @@ import numpy as np
 
 
 class Matrix(NamedTuple):
-    """One weight: its name, its neurons as rows [neurons, size], and their RMS length."""
+    """One weight: its name, its neurons as rows [neurons, size], their RMS length, and whether it is in bfloat16."""
 
     name: str
     neurons: int
     size: int
     norm: float
+    bf16: bool = False
+
+
+def turns(size: Any) -> Any:
+    """Whether a neuron of so many weights has a direction: one weight has a sign only, and nothing rotates.
+
+    Of an array, an entry for each neuron.
+
+    >>> [turns(size) for size in (0, 1, 2)]
+    [False, False, True]
+    """
+    return size >= 2
 
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -47,7 +59,7 @@ def read(path: str | Path) -> list[Matrix]:
     with open(path, "rb") as file:
         start = file.read(9)
     safe = path.suffix == ".safetensors" or start[8:] == b"{"  # whatever it is called, its header begins so
-    found = [_measured(name, x) for name, x in (_safetensors if safe else _torch)(call, path)]
+    found = [_measured(name, x, bf16) for name, x, bf16 in (_safetensors if safe else _torch)(call, path)]
     matrices = [matrix for matrix in found if matrix is not None]
     if not matrices:
         raise ValueError(
@@ -57,18 +69,18 @@ def read(path: str | Path) -> list[Matrix]:
     return matrices
 
 
-def _measured(name: str, x: np.ndarray) -> Matrix | None:
+def _measured(name: str, x: np.ndarray, bf16: bool) -> Matrix | None:
     while x.ndim > 2 and x.shape[0] == 1:  # position embeddings [1, positions, size], masks [1, 1, n, n]
         x = x[0]
     size = math.prod(x.shape[1:])
-    if x.ndim < 2 or x.size == 0 or size < 2 or (x.flat[0] == 1 and np.array_equal(x, x != 0)):
+    if x.ndim < 2 or x.size == 0 or not turns(size) or (x.flat[0] == 1 and np.array_equal(x, x != 0)):
         return None
     flat = x.reshape(-1)
     square = float(np.einsum("i,i->", flat, flat, dtype=np.float64))
-    return Matrix(name, x.shape[0], size, math.sqrt(square / x.shape[0]))
+    return Matrix(name, x.shape[0], size, math.sqrt(square / x.shape[0]), bf16)
 
 
-def _safetensors(call: str, path: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _safetensors(call: str, path: Path) -> Iterator[tuple[str, np.ndarray, bool]]:
     """Eight bytes with the length of a JSON header, the header, and the tensors one after another."""
     damaged = ValueError(f"{call}: this is no safetensors file, or a damaged one.")
     size = path.stat().st_size
@@ -91,12 +103,12 @@ def _safetensors(call: str, path: Path) -> Iterator[tuple[str, np.ndarray]]:
                 raw = np.frombuffer(file.read(end - begin), dtype=_TYPES[kind])
                 if kind == "BF16":  # the upper half of a float32
                     raw = (raw.astype(np.uint32) << 16).view(np.float32)
-                yield name, raw.reshape(entry["shape"])
+                yield name, raw.reshape(entry["shape"]), kind == "BF16"
         except (ValueError, KeyError, TypeError, AttributeError):
             raise damaged from None
 
 
-def _torch(call: str, path: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _torch(call: str, path: Path) -> Iterator[tuple[str, np.ndarray, bool]]:
     try:
         import torch
     except ImportError:
@@ -126,4 +138,5 @@ def _torch(call: str, path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
     for name, x in (weights(state) or {}).items():
         if matrix(x):
-            yield str(name), x.detach().float().numpy() if x.element_size() < 4 else x.detach().numpy()
+            plain = x.detach().float().numpy() if x.element_size() < 4 else x.detach().numpy()
+            yield str(name), plain, x.dtype == torch.bfloat16

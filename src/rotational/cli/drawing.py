@@ -7,7 +7,7 @@ import math
 import numpy as np
 from rich import console
 
-from rotational.outlook import Forecast
+from rotational.outlook import Forecast, counted
 
 DECADES = 3.0
 """The picture shows so much below its highest: the last steps of a cosine would take all the room."""
@@ -63,9 +63,10 @@ def drawn(f: Forecast, width: int, name: str, height: int = 12) -> list[str]:
 
 def _axis(steps: int, columns: int) -> str:
     """0 to the last step, with the quarters between where there is room for them."""
-    axis = list("0" + f"{steps:,} steps".rjust(columns - 1))
-    free = columns - len(f"{steps:,} steps") - 2
-    for quarter in (1, 2, 3):
+    end = counted(steps)
+    axis = list("0" + end.rjust(columns - 1))
+    free = columns - len(end) - 2
+    for quarter in (1, 2, 3) if steps >= 4 else ():
         label = f"{steps * quarter // 4:,}"
         start = columns * quarter // 4 - len(label) // 2
         if columns >= 48 and start + len(label) < free:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
-from contextlib import suppress
+import re
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rotational import rules
@@ -44,6 +45,8 @@ _MAKE: dict[str, Callable[..., Rule]] = {
     "signum": rules.signum,
     "muon": rules.muon,
 }
+LARGEST = 1e15
+"""Whole numbers up to here are what they look like as floats."""
 OPTIMIZERS = tuple(_TAKES)
 _OPTIONS = {option for taken in _TAKES.values() for option in taken}
 
@@ -82,6 +85,8 @@ def whole(text: str) -> int:
         number = float(text)
     if not number.is_integer():
         raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
+    if abs(number) > LARGEST:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at most {LARGEST:.0e}, got {text!r}")
     return int(number)
 
 
@@ -114,12 +119,54 @@ def rule(options: argparse.Namespace) -> Rule:
     taken.pop("shape", None)  # of the matrix, not of the rule
     if taken.pop("decoupled", False) and taken.setdefault("decay", "decoupled") != "decoupled":
         raise ValueError(f"--decoupled and --decay {taken['decay']} contradict each other.")
+    with named():
+        return _made(name, taken)
+
+
+def _made(name: str, taken: dict[str, Any]) -> Rule:
     if name == "nadam":
         taken.setdefault("momentum_decay", 4e-3)  # torch's own: without it nobody's NAdam is forecast
         if taken.get("decay", "coupled") == "coupled":
             taken.pop("decay", None)
             return rules.nadam_l2(**taken)
     return _MAKE[name](**taken)
+
+
+@contextmanager
+def named() -> Generator[None]:
+    """Errors of the library name the option in place of the argument: `forecast(lr=nan): ...` is `--lr nan: ...`.
+
+    >>> with named():
+    ...     rules.adamw(betas=(0.9, 2.0))
+    Traceback (most recent call last):
+    ValueError: --betas 2.0: expected a finite number >= 0 and < 1.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        if (said := _flagged(str(error))) == str(error):
+            raise
+        raise type(error)(said) from None
+
+
+_CALL = re.compile(r"^\w+\((?P<name>\w+)(?:\[\d+\])?=(?P<value>.*?)\): ", re.DOTALL)
+_ARGUMENTS = re.compile(r"^\w+\((?P<names>\w+(?:, \w+)*)\): ")
+
+
+def _flagged(sentence: str) -> str:
+    if call := _CALL.match(sentence):
+        name, rest = call["name"], sentence[call.end() :]
+        # the bounds of a number repeat its name
+        rest = re.sub(rf"(with |and ){name}(\[\d+\])? (?=[<>])", lambda m: m[1].replace("with ", ""), rest)
+        value = re.sub(r", (\w+)=", lambda m: f" and {_flag(m[1])} ", call["value"])
+        return f"{_flag(name)} {value}: {rest}"
+    if call := _ARGUMENTS.match(sentence):
+        return f"{', '.join(map(_flag, call['names'].split(', ')))}: {sentence[call.end() :]}"
+    return sentence
+
+
+def _flag(name: str) -> str:
+    return "--" + {"size": "fan-in"}.get(name, name.replace("_", "-"))
 
 
 def matrix(options: argparse.Namespace) -> tuple[int, int] | None:
@@ -130,9 +177,9 @@ def matrix(options: argparse.Namespace) -> tuple[int, int] | None:
 def told(steps: float) -> str:
     """A number of steps, to be read.
 
-    >>> told(12345.6), told(3e9), told(math.inf)
-    ('12,346 steps', '3e+09 steps', 'infinitely many steps')
+    >>> told(12345.6), told(1.2), told(3e9), told(math.inf)
+    ('12,346 steps', '1 step', '3e+09 steps', 'infinitely many steps')
     """
-    return (
-        "infinitely many steps" if math.isinf(steps) else f"{steps:,.0f} steps" if steps < 1e7 else f"{steps:.2g} steps"
-    )
+    if steps >= 1e7:
+        return "infinitely many steps" if math.isinf(steps) else f"{steps:.2g} steps"
+    return f"{steps:,.0f} step{'' if round(steps) == 1 else 's'}"

@@ -18,7 +18,7 @@ from rotational.cli import options as shared
 from rotational.cli.drawing import Console, drawn
 from rotational.cli.options import Commands
 from rotational.cli.planned import FINE, Plan, made
-from rotational.outlook import AtBatchSize, BatchSizes
+from rotational.outlook import AtBatchSize, BatchSizes, counted
 
 COARSE = 2000
 """Values of a series that are written as JSON."""
@@ -27,9 +27,9 @@ _ASKED = (
     *("decay_share", "batch_size", "noise_scale", "gradient_norm", "scale_sensitive", "bf16"),
 )
 LEGEND = (
-    "norm, and norm at end; rotation in rad/step at its peak, 50% and 90% of the run; ratio: of rotation at 90% to "
-    "the static formula; settles: step from which rotation stays within 10% of that formula for a twentieth of the "
-    "run; transient: share of all steps in which it is not."
+    "norm (of a neuron), and norm at end; rotation in rad/step at its peak, 50% and 90% of the run; ratio: of rotation "
+    "at 90% to the static formula; settles: step from which rotation stays within 10% of that formula for a twentieth "
+    "of the run; transient: share of all steps, before that and after, in which it is more than 10% off."
 )
 
 OTHERS = "The same lr, weight decay and data at other batch sizes"
@@ -90,14 +90,16 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the plan (or its JSON), write its page if one is asked for; returns the exit code."""
-    plan = made(options, shared.rule(options))
-    if options.html is not None:  # before anything is printed, so that a page that cannot be written is all there is
-        _page(plan)
+    rule = shared.rule(options)
+    with shared.named():
+        plan = made(options, rule)
+        if options.html is not None:  # before anything is printed: a page that cannot be written is all there is
+            _page(plan)
     if options.json:
         print(json.dumps(as_json(plan), indent=2, allow_nan=False))
         return 0
     console = Console()
-    console.print(f"[bold]{plan.rule.name}[/bold]  {described(plan)}\n")
+    console.print(f"[bold]{plan.rule.title}[/bold]  {described(plan)}\n")
     for line in drawn(plan.forecasts[0], min(console.width, 100), plan.kinds[0].name):
         console.print(line, markup=False, no_wrap=True)
     console.print()
@@ -143,11 +145,11 @@ def _compared(console: Console, batches: BatchSizes, name: str) -> None:
 def described(plan: Plan) -> str:
     """What was asked, in one line."""
     o = plan.options
-    words = [f"lr {o.lr:g}", f"weight decay {o.weight_decay:g}", f"{o.steps:,} steps", o.schedule]
+    words = [f"lr {o.lr:g}", f"weight decay {o.weight_decay:g}", counted(o.steps), o.schedule]
     if o.warmup:
         words.append(f"warm-up {o.warmup:,}")
     timescale = float(np.min(plan.forecasts[0].timescale))
-    if math.isfinite(timescale):
+    if math.isfinite(timescale) and np.any(plan.forecasts[0].static > 0):
         samples = f" = {timescale * o.batch_size:.3g} samples" if o.batch_size else ""
         words.append(f"updates are forgotten over {shared.told(timescale)}{samples}")
     return ", ".join(words)
@@ -155,7 +157,7 @@ def described(plan: Plan) -> str:
 
 def table(plan: Plan) -> tuple[list[str], list[list[str]]]:
     """Titles, and a row for each kind of neurons: its norm, its rotation (rad/step) at its peak and on the way, what
-    part of the static one that is at 90% of the run, when it settles there, and the share of steps not within 10%.
+    part of the static one that is at 90% of the run, when it settles there, and the share of steps more than 10% off.
     """
     titles = ["neurons", "norm", "at end", "peak", "at 50%", "at 90%", "ratio", "settles", "transient"]
     rows: list[list[str]] = []
@@ -167,11 +169,11 @@ def table(plan: Plan) -> tuple[list[str], list[list[str]]]:
             [
                 kind.name,
                 "?" if f.norm is None or kind.norm is None else f"{kind.norm:.3g}",
-                "?" if f.norm is None else f"{f.norm[-1]:.3g}",
+                "?" if f.norm is None else f"{f.norm[-1]:.3g}" if np.any(f.lr > 0) else f"{kind.norm:.3g}",
                 *(_turn(x) for x in (float(np.max(f.rotation)), middle["rotation"], late["rotation"])),
                 f"{ratio:.2f}" if math.isfinite(ratio) else "-",
-                "never" if at is None else f"{at:,}",
-                f"{f.transient:.0%}",
+                f"{at:,}" if at is not None else "never" if np.any(f.static > 0) else "-",
+                f"{f.transient:.0%}" if np.any(f.static > 0) else "-",
             ]
         )
     return titles, rows
@@ -195,16 +197,14 @@ def sentences(plan: Plan) -> list[tuple[str, str]]:
                 about = f" (for {names[0]}{'; also for ' if names[1:] else ''}{', '.join(names[1:])})"
         found.append((a.kind.capitalize(), a.sentence + about))
     of_forecasts = [note for f in plan.forecasts for note in f.notes]
-    notes = dict.fromkeys([*kinds.notes(plan.options, plan.rule, plan.kinds), *of_forecasts])
+    notes = dict.fromkeys([*kinds.notes(plan.options, plan.rule, plan.chosen), *of_forecasts])
     return found + [("Note", note) for note in notes if not any(note == a.sentence for a, _ in plan.advice)]
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The plan as plain data; null stands for infinity and for what is not known."""
+    """The plan as plain data, series thinned; null stands for infinity and for what is not known."""
     o = plan.options
-
     every = max(1, o.steps // COARSE) // max(1, o.steps // FINE)
-    kept = [f.thinned(every) for f in plan.forecasts]
     return {
         "rule": plan.rule.as_dict(),
         **{k: getattr(o, k) for k in _ASKED if getattr(o, k) is not None},
@@ -216,10 +216,10 @@ def as_json(plan: Plan) -> dict[str, Any]:
                 "arrives": f.arrives,
                 "settles": f.settles,
                 "transient": f.transient,
-                "series": {k: plain(x) for k, x in f.series().items()},
+                "series": {k: plain(x) for k, x in f.thinned(every).series().items()},
                 "notes": list(f.notes),
             }
-            for kind, f in zip(plan.kinds, kept, strict=True)
+            for kind, f in zip(plan.kinds, plan.forecasts, strict=True)
         ],
         "advice": [
             {
@@ -261,7 +261,7 @@ def _page(plan: Plan) -> None:
         more.append(outlook.Section(f"{OTHERS} ({plan.kinds[0].name})", (titles, rows), said))
     outlook.write(
         plan.options.html,
-        f"Plan of a run under {plan.rule.name}",
+        f"Plan of a run under {plan.rule.title}",
         described(plan),
         [outlook.figure(f, title=kind.name) for kind, f in zip(plan.kinds, plan.forecasts, strict=True)],
         table(plan),

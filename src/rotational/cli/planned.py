@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
@@ -13,16 +13,20 @@ import numpy as np
 from rotational import _check, shapes
 from rotational.advice import Advice, advise
 from rotational.cli import kinds
-from rotational.cli.kinds import Kind
+from rotational.cli.kinds import Chosen, Kind
 from rotational.forecasts import at_batch_sizes, forecast
 from rotational.outlook import BatchSizes, Forecast
-from rotational.remedies import peak
+from rotational.remedies import peak, summed, until_settled
 from rotational.rule import Rule
 
 LONGEST = 100_000_000
 """Steps of a plan: what still fits in memory as an array."""
 FINE = 20_000
 """Values of a series that are kept, so that the first steps are seen."""
+BRIEF = 200
+"""Steps of a schedule that tell its sum of decay."""
+MOST = 1000
+"""Batch sizes that are compared, at most: more than anybody reads."""
 FOLLOWED = 60_000
 """Steps through which the mean of gradients is followed, one by one, for all batch sizes together."""
 
@@ -37,39 +41,82 @@ class Plan:
 
     options: argparse.Namespace
     rule: Rule
-    kinds: Sequence[Kind]
+    chosen: Chosen
     forecasts: Sequence[Forecast]
     advice: Sequence[tuple[Advice, tuple[str, ...]]]
     batches: BatchSizes | None = None
+
+    @property
+    def kinds(self) -> Sequence[Kind]:
+        """Those of the neurons, in the order of `forecasts`."""
+        return self.chosen.kinds
 
 
 def made(options: argparse.Namespace, rule: Rule) -> Plan:
     """The forecasts and the advice that the options ask for. Raises ValueError for what they say wrongly."""
     _checked(options)
     chosen = kinds.of(options, rule)
-    run = _Run(options, rule, chosen)
+    run = _Run(options, rule, chosen.kinds)
     forecasts = run.whole()
-    advice = _advice(run, forecasts)
+    advice = [(_with_count(a, chosen), names) for a, names in _advice(run, forecasts)]
     return Plan(options, rule, chosen, forecasts, advice, _batches(options, run))
 
 
 def _checked(options: argparse.Namespace) -> None:
+    """Refuse what no plan can be made of; `shapes.shape` does so for the schedule."""
+    _check.number("plan", "lr", options.lr, low=0)
+    _check.number("plan", "weight_decay", options.weight_decay, low=0)
+    _check.whole("plan", "steps", options.steps)
     if options.steps > LONGEST:
-        raise ValueError(f"plan(steps={options.steps}): expected at most {LONGEST:,} steps.")
-    if options.batch_size is not None and options.batch_size < 1:
-        raise ValueError(f"plan(batch_size={options.batch_size}): expected a whole number of samples, 1 or more.")
+        raise ValueError(f"--steps {options.steps}: expected at most {LONGEST:,}.")
     for name in ("norm", "gradient_norm"):
         if (value := getattr(options, name)) is not None:
-            _check.number("plan", name, value, low=0, above=True)
-    for size in options.fan_in or ():
-        _check.whole("plan", "fan_in", size)
+            _check.number("plan", name, value, low=kinds.TINY, high=kinds.HUGE)
+    if options.batch_size is not None:
+        _check.whole("plan", "batch_size", options.batch_size)
+    for flag, sizes in (("--fan-in", options.fan_in or ()), ("--shape", (options.shape or ())[1:])):
+        for size in sizes:
+            if size == 1:
+                raise ValueError(f"{flag} 1: a neuron of one weight has no direction to turn; expected 2 or more.")
+    for name in ("fan_in", "shape", "batch_sizes"):
+        for value in getattr(options, name) or ():
+            _check.whole("plan", name, value)
     for flag, value in (("--noise-scale", options.noise_scale), ("--batch-sizes", options.batch_sizes)):
         if value is not None and options.batch_size is None:
             raise ValueError(f"{flag} says something only beside the run's own --batch-size; give both.")
+    if options.noise_scale is not None and options.batch_size is not None:
+        # a smaller share of noise than that is lost in the digits of a number
+        _check.number("plan", "noise_scale", options.noise_scale, low=1e-12 * options.batch_size)
+    _comparable(options)
     for name, schedule in (("decay_share", "wsd"), ("milestones", "step"), ("gamma", "step")):
         if getattr(options, name) is not None and options.schedule != schedule:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} is for --schedule {schedule}, and this one is {options.schedule}.")
+    if options.min_lr and options.schedule == "constant":
+        raise ValueError(
+            f"--min-lr {options.min_lr:g} is where a falling schedule ends, and this one is constant; leave it out, or "
+            "give --schedule."
+        )
+
+
+def _comparable(options: argparse.Namespace) -> None:
+    """Refuse batch sizes that are too many, or whose runs are too long or have no step."""
+    sizes, samples = options.batch_sizes or (), options.steps * (options.batch_size or 0)
+    if len(sizes) > MOST:
+        raise ValueError(f"--batch-sizes: expected at most {MOST:,} of them, got {len(sizes):,}.")
+    for size in sizes:
+        if round(samples / size) < 1:
+            raise ValueError(f"--batch-sizes {size}: one step would take more than the run's {samples:,} samples.")
+        if samples / size > LONGEST:
+            raise ValueError(
+                f"--batch-sizes {size}: the run's {samples:,} samples would make {samples / size:.2g} steps; expected "
+                f"at most {LONGEST:,}."
+            )
+    if (steps := sum(samples / size for size in sizes)) > LONGEST:
+        raise ValueError(
+            f"--batch-sizes: the run's {samples:,} samples would make {steps:.2g} steps in all; expected at most "
+            f"{LONGEST:,}."
+        )
 
 
 def _advice(run: _Run, forecasts: Sequence[Forecast]) -> list[tuple[Advice, tuple[str, ...]]]:
@@ -79,20 +126,32 @@ def _advice(run: _Run, forecasts: Sequence[Forecast]) -> list[tuple[Advice, tupl
     that it leaves worst.
     """
     warmup, beginnings = run.options.warmup, run.beginning(run.options.warmup)
-    needy = {"short": _worst(forecasts, _transient), "overshoot": _worst(beginnings, _overshoot)}
+    # Weights that begin at zero have no direction to lose: that they turn fast at first is no overshoot.
+    some = [i for i, kind in enumerate(run.kinds) if kind.norm != 0]
+
+    def begun(found: list[Forecast]) -> list[Forecast]:
+        return [found[i] for i in some]
+
+    needy = {
+        "short": _worst(forecasts, _unsettled),
+        "overshoot": some[_worst(begun(beginnings), lambda f: peak(f)[0])] if some else -1,
+        "zero-shot": _worst(forecasts, lambda f: -summed(f)),
+    }
     found: list[tuple[Advice, str]] = []
     for i, (kind, f, beginning) in enumerate(zip(run.kinds, forecasts, beginnings, strict=True)):
-        tried = i in needy.values()
+        settling, bounding = i == needy["short"], i == needy["overshoot"]
         told = advise(
             f,
-            bf16=run.options.bf16,
+            bf16=run.options.bf16 or kind.bf16 > 0,
             beginning=beginning,
             without_warmup=(lambda i=i: run.beginning(0)[i]) if warmup else None,
-            with_warmup=run.with_warmup if tried else None,
-            with_decay=run.with_decay if tried else None,
-            with_lr=run.with_lr if tried else None,
-            traded=run.traded if tried else None,
+            with_warmup=(lambda steps: begun(run.beginning(steps))) if bounding else None,
+            with_decay=(lambda factor: run.whole(1.0, factor)) if settling else None,
+            with_lr=run.whole if settling else None,
+            traded=(lambda lr, decay: begun(run.beginning(warmup, lr, decay))) if bounding else None,
+            decay_summed=run.summed,
         )
+        told = [a for a in told if i in some or a.topic != "overshoot"]
         found += [(a, kind.name) for a in told if a.kind == "warning" or needy.get(a.topic, i) == i]
     advice: list[tuple[Advice, tuple[str, ...]]] = []
     for topic, word in product(dict.fromkeys(a.topic for a, _ in found), ("warning", "suggestion")):
@@ -105,21 +164,21 @@ def _advice(run: _Run, forecasts: Sequence[Forecast]) -> list[tuple[Advice, tupl
     return advice
 
 
-def _transient(f: Forecast) -> float:
-    """Share of the run until rotation settles; more than all of it, the further it is from that at its end."""
-    return f.settles / float(f.step[-1]) if f.settles is not None else 1.0 + f.transient
+def _with_count(a: Advice, chosen: Chosen) -> Advice:
+    """How much of a file is in bfloat16, beside what that does."""
+    if (a.topic, a.kind) != ("bf16", "warning") or not chosen.bf16:
+        return a
+    said = f"{a.sentence} {chosen.bf16} of the {chosen.matrices} matrices in the file are bfloat16."
+    return replace(a, sentence=said, numbers=a.numbers | {"matrices": chosen.bf16})
 
 
-def _overshoot(f: Forecast) -> float:
-    return peak(f)[0]
+def _unsettled(f: Forecast) -> float:
+    """Share of the run until rotation settles; more than all of it where it does not, by how much it is off."""
+    return until_settled(f) + (f.transient if f.settles is None else 0.0)
 
 
 def _worst(forecasts: Sequence[Forecast], measure: Callable[[Forecast], float]) -> int:
     return int(np.argmax([measure(f) for f in forecasts]))
-
-
-def _of_worst(forecasts: Sequence[Forecast], measure: Callable[[Forecast], float]) -> Forecast:
-    return forecasts[_worst(forecasts, measure)]
 
 
 class _Run:
@@ -146,18 +205,14 @@ class _Run:
             first=first,
         )
 
-    def with_lr(self, factor: float) -> Forecast:
-        """As the kind sees it that is worst off, like all that follow."""
-        return _of_worst(self.whole(factor), _transient)
+    def summed(self, decay: float) -> float:
+        """sum(lr*wd), or what stands for it, of the kind where it is least, at a factor of weight decay.
 
-    def with_decay(self, factor: float) -> Forecast:
-        return _of_worst(self.whole(1.0, factor), _transient)
-
-    def with_warmup(self, steps: int) -> Forecast:
-        return _of_worst(self.beginning(steps), _overshoot)
-
-    def traded(self, factor: float) -> Forecast:
-        return _of_worst(self.beginning(self.options.warmup, 1 / factor, factor), _overshoot)
+        It is that of the equilibrium of each lr, so that few steps of the schedule tell it.
+        """
+        every = -(-len(self.told) // BRIEF)
+        some = self._forecasts(self.told[every // 2 :: every], decay)
+        return min(map(summed, some)) * len(self.told) / len(some[0].step)
 
     def _whole(self, lr: float = 1.0, decay: float = 1.0) -> list[Forecast]:
         return self._forecasts(lr * self.told, decay)
@@ -171,7 +226,7 @@ class _Run:
         found = dict[int, Forecast]()
         for shape in dict.fromkeys(kind.shape for kind in self.kinds):
             at = [i for i, kind in enumerate(self.kinds) if kind.shape == shape]
-            norms = [self.kinds[i].norm for i in at]
+            norms = [self.start(self.kinds[i], float(np.max(lr))) for i in at]
             f = forecast(
                 self.rule,
                 lr=lr,
@@ -187,15 +242,20 @@ class _Run:
             found |= {i: f.neuron(column) for column, i in enumerate(at)}
         return [found[i] for i in range(len(self.kinds))]
 
+    def start(self, kind: Kind, lr: float) -> float | None:
+        o = self.options
+        return kind.start(self.rule, lr, o.gradient_norm, scale_invariant=not o.scale_sensitive)
+
 
 def _batches(options: argparse.Namespace, run: _Run) -> BatchSizes | None:
     """The first kind at the batch sizes that were asked for, or at a quarter and four times the run's own."""
     here, kind = options.batch_size, run.kinds[0]
     if here is None or (options.noise_scale is None and options.batch_sizes is None):
         return None
-    sizes = sorted(
-        {here, *(options.batch_sizes or [b for b in (here // 4, 4 * here) if 0 < b <= options.steps * here])}
-    )
+    samples = options.steps * here
+    usual = [b for b in (here // 4, 4 * here) if 0 < b <= samples <= LONGEST * b]
+    sizes = sorted({here, *(options.batch_sizes or usual)})
+    steps = sum(samples // size for size in sizes)
     return at_batch_sizes(
         run.rule,
         sizes,
@@ -204,11 +264,11 @@ def _batches(options: argparse.Namespace, run: _Run) -> BatchSizes | None:
         steps=options.steps,
         batch_size=here,
         noise_scale=options.noise_scale,
-        follow=sum(options.steps * here / max(size, 1) for size in sizes) <= FOLLOWED,
+        follow=steps <= FOLLOWED,
         gradient_norm=options.gradient_norm,
         unit="samples",
-        every=max(1, options.steps // FINE),
-        norm=kind.norm,
+        every=max(1, options.steps // FINE, steps // (50 * FINE)),
+        norm=run.start(kind, float(np.max(run.told))),
         size=kind.size,
         shape=kind.shape,
         scale_invariant=not options.scale_sensitive,

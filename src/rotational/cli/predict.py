@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     for name, value in _rows(options, rule, state):
         table.add_row(name, value)
     console = Console()
-    console.print(f"[bold]{rule.name}[/bold]  lr {options.lr:g}  weight decay {options.weight_decay:g}")
+    console.print(f"[bold]{rule.title}[/bold]  lr {options.lr:g}  weight decay {options.weight_decay:g}")
     console.print(table)
     console.print(_sentence(options, rule, state))
     return 0
@@ -103,7 +103,7 @@ def _needed(options: argparse.Namespace, rule: Rule, field: str) -> str:
         )
         if getattr(state, field) is not None:
             return f"needs {' and '.join(chosen)}"
-    raise AssertionError(f"{rule.name}: {field} is never known")
+    raise AssertionError(f"{rule.title}: {field} is never known")
 
 
 def _sentence(options: argparse.Namespace, rule: Rule, state: Equilibrium) -> str:

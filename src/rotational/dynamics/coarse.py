@@ -18,6 +18,7 @@ import numpy as np
 
 from rotational.dynamics.setting import Number, Push, Setting, alike
 from rotational.dynamics.settled import Balance, balance, second_at_rest
+from rotational.memory import Memory
 from rotational.scale import Max, Rms
 
 CHANGE = 0.04
@@ -57,25 +58,58 @@ def law_at(setting: Setting, state: Slow, push: Push, t: Any) -> Balance:
             push = push._replace(lr=push.lr * factors)
     q, memory = setting.power(setting.total(state.square)), setting.rule.memory.at(t)
     law = balance(setting, state.square, q, second, push, memory)
-    if setting.coupled or memory.decay == 0:
+    if memory.decay == 0:
         return law
     # What is remembered is of gradients that were smaller by e^(-k grows), k steps ago, and so were the updates.
-    grows = (law.loss - law.gain / state.square) / 2 if setting.scale_invariant else 0.0 * state.square
-    divided = _fresh(setting) / 2 * (second_at_rest(setting, state.square, q, 0.0) / state.second - 1)
-    if isinstance(scale, Max):
-        # gradients that grow leave the maximum behind, as one that fades faster would be
-        divided, fades = grows, grows / -math.log(scale.beta) if 0 < scale.beta < 1 else 0.0 * grows
-        second = second * (1 + np.clip(fades, -0.5, 1.0)) ** -setting.fades_faster
+    grows, divided = _lags(setting, state.square, q, state.second, push, law)
     forgets = 1 - memory.decay
-    if np.max(np.abs(grows) + np.abs(divided)) < 1e-3 * forgets:
-        return law
-    grows, divided = (np.clip(x, -0.3 * forgets, 0.3 * forgets) for x in (grows, divided))
-    if not setting.bounded:
-        push = push._replace(rises=push.rises + grows - divided)
+    if setting.coupled:  # where memory and norm move together, one does not say how the other goes
+        light = np.maximum(0.0, 1 - 2 * setting.total(law.delta + 0.0 * state.square) / forgets)
+        grows, divided = grows * light, divided * light
+    # Each neuron for itself: a forecast does not depend on those beside it.
+    lags = np.abs(grows) + np.abs(divided) >= 1e-3 * forgets
+    if not np.any(lags):
+        return _late(setting, law, memory, memory, push.rises) if setting.coupled else law
+    grows, divided = (np.where(lags, np.clip(x, -0.3 * forgets, 0.3 * forgets), 0.0) for x in (grows, divided))
+    if isinstance(scale, Max) and 0 < scale.beta < 1:
+        # gradients that grow leave the maximum behind, as one that fades faster would be
+        fades = grows / -math.log(scale.beta)
+        second = second * (1 + np.clip(fades, -0.5, 1.0)) ** -setting.fades_faster
+    rises = push.rises if setting.bounded else push.rises + grows - divided
     fades = np.exp(divided - grows if isinstance(scale, Rms) and scale.first else -grows)
-    return balance(
-        setting, state.square, q, second, push, replace(memory, decay=memory.decay * fades, old=memory.old * fades)
-    )
+    before = replace(memory, decay=memory.decay * fades, old=memory.old * fades)
+    if setting.coupled:
+        return _late(setting, law, memory, before, rises)
+    return balance(setting, state.square, q, second, push._replace(rises=rises), before)
+
+
+def _lags(
+    setting: Setting, square: Number, q: Number, second: Number, push: Push, law: Balance
+) -> tuple[Number, Number]:
+    """By what share the size of gradients grows in a step, and what they are divided by."""
+    total = setting.total(square)
+    grows = setting.total(law.loss * square - law.gain) / total / 2 if setting.scale_invariant else 0.0 * total
+    if isinstance(setting.rule.scale, Max):
+        return grows, grows
+    rest = second_at_rest(setting, square, q, push.coupled) + 0.0 * square
+    return grows, _fresh(setting) / 2 * (setting.total(rest) / setting.total(second) - 1)
+
+
+def _late(setting: Setting, law: Balance, memory: Memory, before: Memory, rises: Number) -> Balance:
+    """The law of a coupled decay where past updates were smaller by e^(-k rises), of gradients as in the memory
+    `before`: what it says of an lr that stays, in the proportion in which they add to E|w|^2.
+
+    That the decay in the memory is of weights as they were is in the law already.
+    """
+
+    def grown(memory: Memory, rises: Number) -> Number:
+        later = np.exp(-rises)
+        return setting.law.power + 2 * later * setting.law.tail(memory, later)
+
+    power = 1.0 if setting.bounded else before.autocovariance()[0] / memory.autocovariance()[0]
+    part = power * grown(before, rises) / grown(memory, 0.0)
+    pulled = law.gain * law.pull / (law.loss + 1e-300)  # what `pull` makes of E|w|^2 at rest
+    return law._replace(gain=law.gain * part, noise=law.noise * power + pulled * (power - part))
 
 
 def blocks(

@@ -142,7 +142,8 @@ class FadingMaximum:
         x, apart = scaled(np.sqrt(q / size))
         last = np.log(_between(x, apart)[0])
         if np.any(count > 1):  # all but the last, which fade on the way: each as the one in their middle
-            rise = np.diff(last, axis=1, append=last[:, -1:])
+            rise = np.zeros_like(last)
+            np.subtract(last[:, 1:], last[:, :-1], out=rise[:, :-1])
             below = below + (count - 1) * (last + count / 2 * -math.log(beta) / CELL * rise)
         share, inverse = _seen(x, below, apart, first=first)
         self._below[due, points] = below = below + last
@@ -203,9 +204,11 @@ class FadingMaximum:
         cells = np.minimum(faded // CELL, POINTS).astype(int)
         self._faded[rows] = faded - cells * CELL
         self._lowest[rows] += cells * CELL - by
-        if np.any(cells):
+        down = cells > 0
+        if down.any():
+            rows, cells = rows[down], cells[down]
             at = np.arange(POINTS) + cells[:, None]
-            below = np.take_along_axis(self._below[rows], np.minimum(at, POINTS - 1), axis=1)
+            below = self._below[rows[:, None], np.minimum(at, POINTS - 1)]
             self._below[rows] = np.where(at < POINTS, below, 0.0)
             self._first[rows] -= cells
             self._last[rows] -= cells
@@ -221,7 +224,9 @@ def _seen(x: np.ndarray, others: np.ndarray, apart: np.ndarray, *, first: bool =
     sign = (noise * (1 - noise)) ** 0.5
     if first:
         return noise[:, 0], sign[:, 0]
-    mass = np.diff(np.exp(others.astype(SINGLE)), axis=-1, prepend=SINGLE(0))
+    at = np.exp(others.astype(SINGLE))
+    mass = at.copy()
+    mass[:, 1:] -= at[:, :-1]
     x = x * SINGLE(math.exp(-CELL / 2))  # where the mass of a cell is
     within, beside = _between(x, apart)
     part = _inside(x, within, beside, np.maximum(x - apart, 0.0))

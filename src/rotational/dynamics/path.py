@@ -80,13 +80,16 @@ def stretches(setting: Setting, told: Told) -> list[tuple[int, int]]:
     """The steps that are followed one by one, [from, to): the beginning, and what follows jumps of lr or decay.
 
     Within a memory of a jump a step meets updates of another size in the weights, which blocks do not know. The largest
-    jumps go first; a run of many is followed for `SHORT` such steps in all.
+    jumps go first; a run of many is followed for `SHORT` such steps in all. Where the norm settles slowly beside so
+    strong a decay, they share these steps.
     """
     begun = beginning(setting, told)
-    follows = math.ceil(max(6 / (1 - setting.rule.memory.decay), settles(setting, told)))
+    jumps = told.jumps(begun) if setting.rule.memory.decay > 0 else []
+    share = SHORT / max(len(jumps), 1)
+    follows = math.ceil(max(6 / (1 - setting.rule.memory.decay), min(settles(setting, told), share)))
     alone, left = np.zeros(told.steps + 1, dtype=bool), SHORT
     alone[:begun] = True
-    for t in told.jumps(begun) if setting.rule.memory.decay > 0 else ():
+    for t in jumps:
         left -= follows - int(np.count_nonzero(alone[t : t + follows]))
         if left < 0:
             break
@@ -108,8 +111,8 @@ def follow(setting: Setting, told: Told, square: Array, every: int) -> Path:
         before, after, gain, moved, scatter = (np.broadcast_to(x, shape) for x in parts)
         rotation = turn(before, after, gain, moved) * turning(setting, scatter)
         static, settled, delta = _static(setting, told, kept)
+        q = setting.power(before)
     lr, decay = told.of_each(kept)
-    q = setting.power(before)
     return Path(
         step=step,
         lr=lr,
@@ -169,12 +172,21 @@ def _singly(
         state = state._replace(**{k: _alone(getattr(state, k)) for k in ("square", "second", "scatter")})
     neuron = Transient(one, state.square) if start == 0 else resumed(one, state, told_at(start - 1))
     keep = set(step[(step > start) & (step <= stop)].tolist())
-    rows: list[tuple[Array, ...]] = []
+    rows: list[tuple[Array | float, ...]] = []
     for t in range(start, stop):
-        taken = neuron.step(told_at(t))
+        try:
+            taken = tuple(neuron.step(told_at(t)))
+        except (ZeroDivisionError, OverflowError):  # what arrays say in a number that is none
+            lost = len([at for at in keep if at > t])
+            rows += [(math.nan,) * 5] * lost
+            neuron.square = math.nan
+            break
         if t + 1 in keep:
-            rows.append(tuple(taken))
-    found = [np.array([np.broadcast_to(x, (count,)) for x in column]) for column in zip(*rows, strict=True)]
+            rows.append(taken)
+    found = [np.empty((len(rows), count)) for _ in rows[0]] if rows else []
+    for i, row in enumerate(rows):
+        for column, x in zip(found, row, strict=True):
+            column[i] = x
     setting = replace(setting, merged=neuron.setting.merged)
     square, second = (_column(x, setting, count == 1) for x in (neuron.square, neuron.divisor_second))
     scatter = np.broadcast_to(neuron.scatter, (count,)) + 0.0

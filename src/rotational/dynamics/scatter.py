@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from rotational.dynamics.setting import Number, Setting
 
 
@@ -56,6 +58,7 @@ def at_rest(setting: Setting, grown: Number) -> Scatter:
         return Scatter(zero, zero, zero, zero)
     if not setting.scale_invariant:
         return Scatter(2 * setting.small + zero, zero, zero, zero)
+    grown = np.maximum(grown, 0.0)  # as in `scattered`
     fresh, kept = 1 - setting.rule.memory.decay**2, 1 - grown
     old = 1 - fresh
     turned = 1 - old * kept

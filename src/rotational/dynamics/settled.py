@@ -97,9 +97,10 @@ def balance(
     if isinstance(rule.scale, Sign):
         return _sign_of_both(setting, square, q, push, memory)
     coupled = coupled * law.decay
-    step = push.lr * response
+    step = push.lr * response + 1e-200  # at an lr of 0 what W would come to in the end is still a number
     if isinstance(rule.scale, Rms) and rule.scale.kurtosis is not None:
         coupled = coupled * setting.favours(1 - rule.scale.beta, 2 * step * push.coupled * memory.total)
+    coupled = coupled + _of_loss(setting, memory, response)
     k, turning = stationary(memory, step, coupled + 1e-200)
     delta = _delta(memory, step, coupled) + 1e-200 * step
     loss = delta * (2 - delta)
@@ -181,6 +182,11 @@ def stationary(memory: Memory, step: Number, decay: Number) -> tuple[Number, Num
     return k, step * (own + fed * share - m.old * crossed * step / (denominator * k))
 
 
+def _of_loss(setting: Setting, memory: Memory, response: Number) -> Number:
+    """The coupled decay that takes as much off w as the loss does, whose `radial` is a share of the update."""
+    return setting.radial / (memory.total * response + 1e-200)
+
+
 def _sign_of_both(setting: Setting, square: Number, q: Number, push: Push, memory: Memory) -> Balance:
     """The sign of a gradient that includes the decay: every step has the length lr sqrt(C).
 
@@ -188,11 +194,11 @@ def _sign_of_both(setting: Setting, square: Number, q: Number, push: Push, memor
     how much of c, beside what runs along w, there is: 2 k q (1 - cos)/step^2 is all of E|c|^2.
     """
     law, r0 = setting.law, memory.autocovariance()[0]
-    decay = push.coupled + 1e-200
-    steady, noise, least = (decay * memory.total) ** 2, q * r0, 0.2 * q * r0
+    decay, steady, noise, least = push.coupled, (push.coupled * memory.total) ** 2, q * r0, 0.2 * q * r0
     step, k, turning, off, moved = push.lr, noise, noise, noise, None
     for _ in range(8):  # secants: where decay outweighs the gradient, step and noise answer each other for long
         step = push.lr * mean_sign(setting, steady * square, noise) + 1e-200
+        decay = push.coupled + _of_loss(setting, memory, step / (push.lr + 1e-200)) + 1e-200
         k, turning = stationary(memory, step, decay)
         before, off = off, np.maximum(q * k * (2 * turning / step**2 - steady), least) - noise
         if not np.any(np.abs(off) > 1e-5 * noise):

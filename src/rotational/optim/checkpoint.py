@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from rotational import rule
+from rotational.control import Control
 from rotational.neurons import ROWS, Neurons
+from rotational.optim.turning import kept
 from rotational.rule import Rule
 
 Group = dict[str, Any]
@@ -60,6 +62,27 @@ def check(call: str, live: Sequence[Group], saved: Sequence[Group]) -> None:
             raise ValueError(f"{where} rotation= a function, which no file holds. Pass it to the optimizer again.")
         if there.get("amsgrad"):
             raise ValueError(f"{where} amsgrad=True, a rule that {call} does not have.")
+
+
+def check_state(
+    call: str, live: Sequence[Group], names: Sequence[Sequence[str]], saved: Mapping[str, Any], memory_key: str
+) -> None:
+    """Raise ValueError if the saved state is of weights of other shapes, or of another number of neurons."""
+    for group, named, there in zip(live, names, saved["param_groups"], strict=False):
+        known = group.get("neurons")
+        for j, (i, p, name) in enumerate(zip(there["params"], group["params"], named, strict=False)):
+            state: Mapping[str, Any] = saved["state"].get(i, {})
+            shapes = {key: list(x.shape) for key, x in state.items() if isinstance(x, torch.Tensor)}
+            expected = {key: list(p.shape) for key in (memory_key, "exp_avg_sq")}
+            if "norm" in shapes and there.get("rotational", True) and p.dim() >= 2:
+                units = Control(group["units"]).neurons(known[j] if known else None)
+                expected |= {key: kept(units, p.shape) for key in ("norm", "update_rms")}
+            for key, shape in expected.items():
+                if shapes.get(key, shape) != shape:
+                    raise ValueError(
+                        f"{call}.load_state_dict: the {key} of {name} was saved with the shape {shapes[key]}; its weights "
+                        f"{list(p.shape)} need {shape}. Build the model and the optimizer as they were when it was saved."
+                    )
 
 
 def restore_options(group: Group, live: Group) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,12 @@ from rotational.rule import Rule
 Options = Mapping[str, Any]
 
 
-def recognise(optimizer: Any, rule: Rule | None = None, call: str = "recognise") -> tuple[Rule, ...]:
+def recognise(
+    optimizer: Any, rule: Rule | None = None, call: str = "recognise", *, groups: Sequence[Options] | None = None
+) -> tuple[Rule, ...]:
     """The rule of each param group of `optimizer`; `rule`, if given, is everybody's word against the class's.
+
+    `groups` are read in place of its own, as a scheduler will have set them.
 
     Known are torch's SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop and Muon, the optimizers of this library, any
     subclass that keeps their `step`, and any optimizer with a method `rule(group)` that returns a `Rule`. A wrapper
@@ -28,8 +32,9 @@ def recognise(optimizer: Any, rule: Rule | None = None, call: str = "recognise")
     'adamw'
     """
     if not hasattr(optimizer, "param_groups"):
-        raise TypeError(f"{call}({type(optimizer).__name__}): expected an optimizer, an object with param_groups.")
-    groups: list[dict[str, Any]] = list(optimizer.param_groups)
+        given = f"{optimizer.__name__}, a class" if isinstance(optimizer, type) else type(optimizer).__name__
+        raise TypeError(f"{call}({given}): expected an optimizer, an object with param_groups.")
+    groups = list(optimizer.param_groups) if groups is None else groups
     if rule is not None:
         return (rule,) * len(groups)
     inner, seen = optimizer, set[int]()
