@@ -24,8 +24,9 @@ FLAGS = [
     *("-std=c11", "-O3", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno"),
     *("-Wno-psabi", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math"),
 ]
-# The step is compiled once for each, and `c/entry.c` chooses when it is called.
-SETS = {"base": [], "v3": ["-mavx2", "-mfma", "-mbmi2"], "v4": ["-march=x86-64-v4"]}
+# The step is compiled once for each, and `c/entry.c`, which asks for just these, chooses when it is called.
+SETS = {"base": [], "v3": ["-mavx2", "-mfma"]}
+SETS["v4"] = [*SETS["v3"], "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -45,8 +46,12 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
 
 def build(root: Path) -> str | None:
     """Compile the library; returns why there is none, if there is none."""
-    target = root / LIBRARY
-    target.unlink(missing_ok=True)  # one of older sources must not stay
+    if why := _build(root, root / LIBRARY):
+        (root / LIBRARY).unlink(missing_ok=True)  # one of older sources must not stay
+    return why
+
+
+def _build(root: Path, target: Path) -> str | None:
     if sys.platform == "win32":
         return "Windows is not supported by it"
     compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"

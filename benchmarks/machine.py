@@ -31,10 +31,16 @@ def machine() -> dict[str, object]:
 
 
 def commit() -> str | None:
-    """The commit that was measured, with "-dirty" where files differ from it; None outside of a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    """The commit that was measured, with "-dirty" where what runs differs from it; None outside of a repository."""
     try:
-        said = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        known = _git("describe", "--always", "--exclude=*")
+        # Not what an earlier benchmark of the same series has written.
+        changed = _git("status", "--porcelain", "--", ":/src", ":/hatch_build.py", ":/benchmarks/*.py")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return said.stdout.strip()
+    return f"{known}-dirty" if changed else known
+
+
+def _git(*command: str) -> str:
+    here = Path(__file__).parent
+    return subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,6 +1,6 @@
 """Write the tables and the figure of docs/benchmarks.md from the raw results.
 
-python benchmarks/table.py        reads benchmarks/results/{step-1,step,footprint,monitor}.json
+python benchmarks/table.py        reads benchmarks/results/{step-1,step,footprint,monitor}.json, and gpu.json if any
 """
 
 from __future__ import annotations
@@ -123,11 +123,20 @@ def machine(record: dict[str, Any]) -> str:
     where = record["machine"]
     threads = f"{where['threads']} thread{'s' if where['threads'] != 1 else ''}"
     load = ", ".join(f"{x:.2f}" for x in where["load"] or ()) or "unknown"
-    commit = f"; commit {where['commit']}" if where.get("commit") else ""
+    gpu = f"{where['gpu']}, CUDA {where['cuda']}, Triton {where['triton']}; " if where.get("gpu") else ""
     return (
-        f"{where['processor']}, {where['cores']} cores, {threads}, torch {where['torch']}, Python {where['python']}; "
-        f"load before the run {load}{commit}."
+        f"{gpu}{where['processor']}, {where['cores']} cores, {threads}, torch {where['torch']}, "
+        f"Python {where['python']}; load before the run {load}; {version(record)}."
     )
+
+
+def version(record: dict[str, Any]) -> str:
+    """The code that was measured, and whether it was just what that commit holds."""
+    commit = record["machine"].get("commit")
+    if not commit:
+        return "commit unknown"
+    clean = commit.removesuffix("-dirty")
+    return f"commit {clean}" + (", with changes that were not committed" if clean != commit else "")
 
 
 def read(name: str) -> dict[str, Any]:
@@ -135,25 +144,31 @@ def read(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
+def found(name: str) -> dict[str, Any] | None:
+    """A raw result, where there is one."""
+    return read(name) if (RESULTS / f"{name}.json").exists() else None
+
+
 def written(page: str) -> str:
     """The page with what stands between its markers made anew."""
-    step = read("step")
-    first = read("step-1") if (RESULTS / "step-1.json").exists() else None
+    step, first, foot, gpu = read("step"), found("step-1"), read("footprint"), found("gpu")
+    runs = [("first run", first), ("second run", step), ("memory and first steps", foot), ("GPU", gpu)]
     beside = [
-        machine(step),
+        *(f"- {what}: {machine(record)}" for what, record in runs if record is not None),
         "",
         "![Time of a step beside torch's fused AdamW](benchmarks.svg)",
         "",
         *steps(step),
-        *footprint(read("footprint")),
+        *footprint(foot),
     ]
     monitor = read("monitor")
     goals = [
         "",
-        "The most that a step may cost, as a ratio of times where nothing else is said. The first run is",
-        "`step-1.json`, the second `step.json`; what is met is met in both.",
+        "The most that a step may cost, as a ratio of times where nothing else is said, and beside each ratio the",
+        "milliseconds of what it is compared with. The first run is `step-1.json`, the second `step.json`: a ratio",
+        "that is met is met in both. Memory, first steps (`footprint.json`) and GPUs (`gpu.json`) are measured once.",
         "",
-        *targets.table(first, step, read("footprint")),
+        *targets.table(first, step, foot, gpu),
         "",
     ]
     page = _between(page, "step", [*goals, *beside, ""])

@@ -148,8 +148,9 @@ def test_without_a_gradient_nothing_changes():
 
 
 @pytest.mark.parametrize("longest", [64, 4])
-def test_nan_touches_its_own_row_only(longest):
-    rule, kept = RULES["AdamW"], [0, 1, 3]
+@pytest.mark.parametrize("name", ["AdamW", "Lion"])
+def test_nan_touches_its_own_row_only(name, longest):
+    rule, kept = RULES[name], [0, 1, 3]
     of, sound = (parts(rule, [(ROWS, (4, 5))], []) for _ in range(2))
     grads = gradients(of, 0)
     bad = [grads[0].clone()]

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 import rotational
 from layouts import LAYOUTS
 from rotational.kernels import jit, native
-from rotational.kernels.work import Part
 from rotational.neurons import ROWS, WHOLE, Neurons
 
 COLUMNS = Neurons(axes=(1,))
@@ -97,8 +96,3 @@ def rungs() -> Iterator[tuple[str, str | None]]:
     yield "native", native.available()
     yield "numba", jit.available()
     yield "torch", None
-
-
-def takes(rung: str, part: Part) -> bool:
-    module = {"native": native, "numba": jit}.get(rung)
-    return module is None or module.refusal(part) is None

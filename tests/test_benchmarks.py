@@ -59,12 +59,42 @@ def test_measuring_is_compared_with_the_same_step_and_what_is_missing_is_said(be
     step["rotational AdamW, measuring"] = [2.04]
     run = {"results": {"gpt2-30m": {"processes": [{"seconds": step}] * 5}}}
     foot = {"shapes": "gpt2-30m", "weights": 1 << 20, "results": {"rotational AdamW": [{"extra": 3 << 20, "first": 1}]}}
-    lines = benchmarks["targets"].table(None, run, foot)
-    assert "| rotational AdamW / torch AdamW fused | gpt2-30m | 1.05 | 0.90 | - | 2.000 | missed |" in lines
-    assert "| rotational AdamW, measuring / rotational AdamW | gpt2-30m | 1.03 | 1.00 | - | 1.020 | met |" in lines
-    assert "| rotational SGD / torch SGD fused | gpt2-30m | 1.10 | 0.95 | - | - | not measured |" in lines
-    assert sum("2.000 | missed" in line for line in lines) == 2  # the memory beyond what does not grow, too
-    assert "no GPU was at hand" in lines[-1]
+    lines = benchmarks["targets"].table(None, run, foot, None)
+    assert "| rotational AdamW / torch AdamW fused | gpt2-30m | 1.05 | 0.90 | - | - | 2.000 | 1e+03 | missed |" in lines
+    own = "| rotational AdamW, measuring / rotational AdamW | gpt2-30m | 1.03 | 1.00 | - | - | 1.020 | 2e+03 | met |"
+    assert own in lines
+    assert "| rotational SGD / torch SGD fused | gpt2-30m | 1.10 | 0.95 | - | - | - | - | not measured |" in lines
+    assert any("bytes a weight" in line and "| 2.000 | - | missed |" in line for line in lines)  # what does grow
+    assert sum("on a GPU" in line and line.endswith("| not measured |") for line in lines) == 3
+
+
+def test_a_step_on_a_gpu_is_met_by_its_ratio_and_its_moonshot_by_its_bandwidth_too(benchmarks):
+    step = {name: [1.0] for name in ("torch AdamW fused", "rotational AdamW")}
+    run = {"results": {"gpt2-30m": {"processes": [{"seconds": step}] * 5}}}
+    foot = {"shapes": "gpt2-30m", "weights": 1, "results": {"rotational AdamW": [{"extra": 0, "first": 1}]}}
+
+    def rows(ours, copy):
+        times = {"torch fused AdamW": [1.0, 2.0, 8.0], "rotational AdamW": ours, "copy": [copy] * 3}
+        result = {"shapes": "1b", "milliseconds": times, "bytes": {"rotational AdamW": 28, "copy": 28}}
+        lines = benchmarks["targets"].table(None, run, foot, {"results": [result]})
+        return [line for line in lines if "on a GPU" in line]
+
+    one = rows([1.1, 1.9, 7.0], 1.8)  # within rounds 1.1, 0.95 and 0.875; of a copy 1.8/1.9
+    assert [line.endswith("| not measured |") for line in one] == [True, False, True]
+    assert "| - | - | 0.950 | 2 | moonshot, 95% of a copy |" in one[1]
+    assert rows([1.1, 1.9, 7.0], 1.0)[1].endswith("| met, 53% of a copy |")
+    assert rows([1.2, 2.4, 7.0], 2.3)[1].endswith("| 1.200 | 2 | missed, 96% of a copy |")
+
+
+def test_a_page_names_each_commit_and_what_was_not_committed(benchmarks):
+    table = benchmarks["table"]
+    where = {"processor": "P", "cores": 2, "threads": 1, "load": [0.5], "python": "3", "torch": "2"}
+    said = {c: table.machine({"machine": {**where, "commit": c}}) for c in ("abc", "abc-dirty", None)}
+    assert said["abc"] == "P, 2 cores, 1 thread, torch 2, Python 3; load before the run 0.50; commit abc."
+    assert said["abc-dirty"].endswith("commit abc, with changes that were not committed.")
+    assert said[None].endswith("commit unknown.")
+    gpu = table.machine({"machine": {**where, "commit": "abc", "gpu": "H200", "cuda": "12.8", "triton": "3.7"}})
+    assert gpu.startswith("H200, CUDA 12.8, Triton 3.7; P, 2 cores")
 
 
 def test_the_page_says_what_the_results_say(benchmarks):
@@ -72,6 +102,8 @@ def test_the_page_says_what_the_results_say(benchmarks):
     table = benchmarks["table"]
     assert table.written(page) == page, "write it anew: python benchmarks/table.py"
     assert table.picture(table.read("step"), "gpt2-30m") == (ROOT / "docs" / "benchmarks.svg").read_text("utf-8")
+    for name in ("step-1", "step", "footprint"):
+        assert f"commit {table.read(name)['machine']['commit'].removesuffix('-dirty')}" in page
     for shapes, result in table.read("step")["results"].items():
         assert f"**{shapes}**: {result['tensors']} tensors" in page
     with pytest.raises(ValueError, match="monitor: begin"):

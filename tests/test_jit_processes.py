@@ -66,7 +66,7 @@ with warnings.catch_warnings(record=True) as caught:
     a, b = turned(), turned()
 assert torch.equal(a, b)
 found = [str(x.message) for x in caught if x.category is RuntimeWarning]
-assert len(found) == 1 and "NUMBA_CACHE_DIR" in found[0], found
+assert len(found) == 1 and "NUMBA_CACHE_DIR" in found[0] and "or delete " in found[0], found
 """
 
 
@@ -98,12 +98,35 @@ def test_a_cache_that_cannot_be_written_costs_one_warning(tmp_path: Path) -> Non
     finished(script(tmp_path, WARNED, NUMBA_CACHE_DIR=str(tmp_path / "file" / "missing")))
 
 
+# Nothing is read-only for root: there, whoever writes into the cache is told so by Python.
+READ_ONLY = """
+import builtins, tempfile
+def refuse(kind):
+    def opened(*given, **options):
+        if str(options.get("dir") or (given or [""])[0]).startswith(os.environ["NUMBA_CACHE_DIR"]):
+            raise PermissionError(30, "Read-only file system")
+        return kind(*given, **options)
+    return opened
+tempfile.TemporaryFile, builtins.open = refuse(tempfile.TemporaryFile), refuse(open)
+"""
+
+
 @needs_numba
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only for root")
 def test_a_read_only_cache_costs_one_warning(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir(mode=0o555)
-    finished(script(tmp_path, WARNED, NUMBA_CACHE_DIR=str(tmp_path / "cache")))
+    told = READ_ONLY if hasattr(os, "geteuid") and os.geteuid() == 0 else ""
+    finished(script(tmp_path, told + WARNED, NUMBA_CACHE_DIR=str(tmp_path / "cache")))
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@needs_numba
+@pytest.mark.slow
+def test_a_damaged_cache_costs_one_warning_that_says_to_delete_it(tmp_path: Path) -> None:
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    finished(script(tmp_path, "turned()", **cache))
+    for file in (tmp_path / "cache").rglob("*.nb[ci]"):
+        file.write_bytes(b"")
+    finished(script(tmp_path, WARNED + f"assert {cache['NUMBA_CACHE_DIR']!r} in found[0], found\n", **cache))
 
 
 @needs_numba

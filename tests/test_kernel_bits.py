@@ -15,7 +15,7 @@ import rotational
 from compare import assert_same
 from kernels import RULES, rungs
 from rotational import rules
-from rotational.kernels import foreach, gpu, native
+from rotational.kernels import foreach, gpu, jit, native
 from rotational.kernels.choose import Kernels
 from rotational.kernels.work import Part, Work
 from rotational.neurons import ROWS, WHOLE, Neurons
@@ -162,6 +162,31 @@ def test_who_waits_after_an_interrupted_step_still_begins_with_its_gradient(fuse
     opt.step()
     assert_same(opt.state[b]["momentum_buffer"], waiting)
     assert_same(opt.state[a]["momentum_buffer"], 0.9 * a.grad + 0.5 * a.grad, 1e-6)
+
+
+@pytest.mark.parametrize("fused", ["native", "numba"])
+def test_a_first_gradient_is_taken_undamped_once_whatever_is_measured(fused, monkeypatch):
+    if why := dict(rungs())[fused]:
+        pytest.skip(why)
+    # Steps that measure and steps that do not have tables of their own.
+    a, b = (nn.Parameter(torch.randn(8, 8, generator=torch.Generator().manual_seed(i))) for i in range(2))
+    opt = rotational.SGD([a, b], lr=0.1, momentum=0.9, dampening=0.5, weight_decay=0.1, fused=fused)
+    a.grad, b.grad = torch.ones(8, 8), torch.eye(8)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(native.Table if fused == "native" else jit._Plan, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            opt.step()
+    waiting, b.grad = b.grad, None
+    opt.step()
+    b.grad = waiting
+    assert opt.measure({a: ROWS})
+    opt.step()
+    opt.step()
+    assert_same(opt.state[b]["momentum_buffer"], 0.9 * waiting + 0.5 * waiting, 1e-6)
 
 
 # Triton ------------------------------------------------------------------------------------------------------

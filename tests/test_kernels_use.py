@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 import rotational
 from compare import assert_same
-from kernels import RULES, neurons, parameters
+from kernels import neurons, parameters
 from rotational import rules
 from rotational.kernels import jit, native, reference
 from rotational.kernels.choose import MEASURING, Kernels, refusal
@@ -44,18 +44,7 @@ def every_step_is_worth_threads(monkeypatch):
 # Threads and processes ---------------------------------------------------------------------------------------
 
 
-def test_the_number_of_threads_changes_no_bit():
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 7):
-            found.append(_big(threads))
-    finally:
-        torch.set_num_threads(before)
-    for other in found[1:]:
-        assert_same(other, found[0])
-
-
-def _big(threads=1):
+def _big():
     torch.set_num_threads(1)  # torch adds up the lengths that it starts from in an order of its own
     params = [linear(300, 500), linear(3, 200_000), linear(1000, 9)]
     opt = rotational.AdamW(params, lr=1e-2, weight_decay=0.1, fused="native")
@@ -63,7 +52,6 @@ def _big(threads=1):
     opt.add_param_group({"params": [whole], "units": "tensor", "center": False, "weight_decay": 0.1})
     for _ in range(3):
         opt.step()
-        torch.set_num_threads(threads)
     return [p.detach() for p in (*params, whole)]
 
 
@@ -138,19 +126,6 @@ def test_workers_of_a_data_loader_step(context):
 
 
 # Numbers -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_nan_stays_in_its_row(rule):
-    p, q = linear(), linear()
-    p.grad[3, 5] = float("nan")
-    for x in (p, q):
-        opt = RULES[rule]([x], lr=1e-2, weight_decay=0.1, fused="native")
-        for _ in range(3):
-            opt.step()
-    others = [i for i in range(len(p)) if i != 3]
-    assert p[3].isnan().all()
-    assert_same(p[others], q[others])
 
 
 @pytest.mark.parametrize("size", [1e-38, 1e-20, 1e-10, 1e10, 1e18])

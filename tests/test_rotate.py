@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import reference
 from compare import assert_same
 from layouts import LAYOUTS, members
+from rotational import control, rules, theory
 from rotational.control import Control
 from rotational.kernels import foreach, pieces
 from rotational.kernels.pieces import Held, Piece
@@ -335,3 +336,16 @@ def test_no_rotation_keeps_every_bit_and_remembers():
     state = step([piece(w.clone())], [noise(w.shape, torch.float32, seed=1)], rotation=0.0)
     assert_same(state[0].w, w)
     assert (state[0].held.rms > 0).all()
+
+
+def test_the_rotation_of_a_sign_is_solved_for_once_and_for_each_lr_anew(monkeypatch):
+    asked, lion = [], rules.lion()
+    solve = theory.rate
+    monkeypatch.setattr(theory, "rate", lambda rule, lr, decay: asked.append(lr) or solve(rule, lr, decay))
+    control._rate.cache_clear()
+    turned = [Control().rotation(lion, lr, 0.1) for lr in (1e-3, 1e-3, 2e-3, 1e-3)]
+    assert asked == [1e-3, 2e-3]
+    assert turned == [solve(lion, lr, 0.1) for lr in (1e-3, 1e-3, 2e-3, 1e-3)]
+    for _ in range(2):  # what cannot be solved raises every time
+        with pytest.raises(ValueError, match=r"Control\(lr=20, weight_decay=0.1\)"):
+            Control().rotation(lion, 20.0, 0.1)

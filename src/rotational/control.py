@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from rotational import _check, theory
@@ -89,6 +90,12 @@ class Control:
                 "rotational=False for this group."
             )
         try:
-            return theory.rate(source, lr, weight_decay)
+            return _rate(source, float(lr), float(weight_decay))
         except ValueError as error:
             raise ValueError(f"{self.call}(lr={lr:g}, weight_decay={weight_decay:g}): {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _rate(rule: Rule, lr: float, weight_decay: float) -> float:
+    """Kept from step to step: that of a sign has to be solved for, in as long as a small model's step takes."""
+    return theory.rate(rule, lr, weight_decay)

@@ -7,10 +7,15 @@ is for GPUs; `torch` is torch's own operations in batches that fit the cache, fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
+from rotational.kernels import native
+from rotational.kernels.layout import layout
 from rotational.kernels.work import Kernel, Part, Work, sharded
+from rotational.neurons import Neurons
 
 RUNGS = ("native", "numba", "triton", "torch", "compiled", "reference")
 BEST = {"cpu": ("native", "numba"), "cuda": ("triton",)}
@@ -22,8 +27,8 @@ MEASURING = ("native", "numba", "triton")
 Fused = bool | str | None
 
 
-def choose(call: str, name: str, part: Part, fused: Fused, foreach: bool | None) -> str:
-    """The rung of one parameter.
+def choose(call: str, name: str, part: Part, fused: Fused, foreach: bool | None) -> tuple[str, str]:
+    """The rung of one parameter; and why it is none before it in `BEST`, if it might have been one.
 
     `fused` is torch's word: None takes the best there is, False plain torch, True demands a hand-written kernel; the
     name of a rung demands that one. As with torch's own, `foreach` that is said asks for plain torch.
@@ -33,23 +38,43 @@ def choose(call: str, name: str, part: Part, fused: Fused, foreach: bool | None)
     # Weights that several processes share, and neurons with them, know none of torch's operations on lists.
     plain = "reference" if sharded(part.w) else "torch"
     if fused is False or (fused is None and foreach is not None):
-        return plain
+        return plain, ""
     if isinstance(fused, str):
         if why := refusal(fused, part):
             raise ValueError(f"{call}(fused={fused!r}): {name}: {why}. fused=None takes the best that there is.")
-        return fused
-    reasons: list[str] = []
-    for rung in BEST.get(part.w.device.type, ()):
+        return fused, ""
+    reasons: dict[str, list[str]] = {}  # each with the rungs that have it
+    best = BEST.get(part.w.device.type, ())
+    for rung in best:
         why = refusal(rung, part)
         if why is None:
-            return rung
-        reasons.append(f"{rung}: {why}")
+            return rung, _said(reasons)
+        reasons.setdefault(why, []).append(rung)
+    if not best:
+        reasons[f"there is none for {part.w.device.type}"] = ["hand-written kernels"]
     if fused:
         raise ValueError(
-            f"{call}(fused=True): no hand-written kernel takes {name} ({'; '.join(reasons)}). fused=None takes the "
+            f"{call}(fused=True): no hand-written kernel takes {name} ({_said(reasons)}). fused=None takes the "
             "best that there is."
         )
-    return plain
+    return plain, _said(reasons)
+
+
+def _said(reasons: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{', '.join(rungs)}: {why}" for why, rungs in reasons.items())
+
+
+def measures(rung: str, part: Part, neurons: Neurons) -> bool:
+    """Whether a rung's step can write down how these neurons of a parameter change.
+
+    Where neurons turn it must be those; rounding to low precision would be a part of the change.
+    """
+    if rung not in MEASURING or part.w.dtype is not torch.float32:
+        return False
+    if part.units is not None:
+        return (part.units.axes, part.units.split) == (neurons.axes, neurons.split)
+    at = layout(neurons, part.shape, part.stride)
+    return at is not None and (rung == "triton" or native.serves(at))
 
 
 def refusal(rung: str, part: Part) -> str | None:
@@ -65,8 +90,6 @@ def _module(rung: str) -> tuple[Any, str]:
     """
     match rung:
         case "native":
-            from rotational.kernels import native
-
             return native, "Native"
         case "numba":
             from rotational.kernels import jit

@@ -61,7 +61,7 @@ class Foreach:
                 # A tensor, for a number would be made into one for each parameter.
                 counters = [work.parts[i].step for i in together]
                 counters += [t for i in together if (t := work.parts[i].turns) is not None]
-                torch._foreach_add_(counters, torch.tensor(1.0), alpha=1.0)
+                torch._foreach_add_(counters, torch.tensor(1.0, dtype=torch.float32, device="cpu"), alpha=1.0)
             for turns in (True, False):
                 pieces = [_piece(work, i) for i in together if (work.parts[i].units is not None) == turns]
                 # Neurons of one size turn in one go: keep them together.
@@ -133,7 +133,10 @@ def directions(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Directions:
     """
     c = _remember(rule.memory, g, batch)
     if isinstance(rule.scale, Sign):
-        c = list(torch._foreach_sign(c))
+        # torch's sign of NaN is 0: what lies at or below the sign changes nothing in it, but for NaN.
+        signs = list(torch._foreach_sign(c))
+        torch._foreach_maximum_(signs, torch._foreach_clamp_max(c, -1.0))
+        c = signs
     if not isinstance(rule.scale, Rms):
         return Directions(c, None, [1.0] * len(c))
     beta, v = rule.scale.beta, [x.v for x in batch if x.v is not None]
@@ -161,7 +164,8 @@ def updates(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Tensors:
 
 def _fused(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Tensors:
     """Adam's in one pass instead of seven: from zero, a step of lr = -1 arrives at u."""
-    scale, steps = rule.scale, {n: torch.tensor(float(n)) for n in {x.steps for x in batch}}
+    scale = rule.scale
+    steps = {n: torch.tensor(n, dtype=torch.float32, device="cpu") for n in {x.steps for x in batch}}
     assert isinstance(scale, Rms)
     u = [torch.zeros_like(x) for x in g]
     torch._fused_adamw_(

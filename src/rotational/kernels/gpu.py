@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from rotational.kernels.layout import Layout, layout
 from rotational.kernels.native import EMPTY, GROUP, KINDS, STORED
 from rotational.kernels.native import _numbers as numbers_of  # pyright: ignore[reportPrivateUsage]
-from rotational.kernels.work import Part, Work, beta_of, in_line
+from rotational.kernels.work import Part, Work, beta_of, changed, in_line
 from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw
 
@@ -47,8 +47,9 @@ def available() -> str | None:
     """None where this rung can run; else what is missing."""
     try:
         from triton import __version__ as version  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return "Triton is not installed: pip install triton"
+    except Exception as error:  # broken installations raise what they like
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "triton"
+        return "Triton is not installed: pip install triton" if missing else f"Triton cannot be imported ({error})"
     if tuple(int(x) for x in str(version).split(".")[:2]) < OLDEST:
         return f"Triton {version} is too old: torch 2.7 and newer come with {OLDEST[0]}.{OLDEST[1]}"
     if not interpreted() and not torch.cuda.is_available():
@@ -100,7 +101,7 @@ class Triton:
             table.point(works, grads)
             table.run()
         pairs = [pair for work in works for pair in zip(work.parts, work.grads, strict=True)]
-        torch.autograd.graph.increment_version([part.w for part, g in pairs if g is not None])
+        changed([part.w for part, g in pairs if g is not None])
 
     def renew(self, works: Sequence[Work]) -> None:
         """Write the numbers of these groups for the replays of a captured step that follow, and take no step."""
@@ -136,7 +137,7 @@ class Triton:
                 if len(self._tables) >= MOST:
                     self._forget()
                 if device not in self._fresh:
-                    self._fresh[device] = torch.tensor(_fresh(works), dtype=torch.int32, device=device)
+                    self._fresh[device] = torch.tensor([p.fresh for p in parts], dtype=torch.int32, device=device)
                 table = Table(works, device, self._fresh[device], set(odd), self._longest)
                 self._tables[device, asked, odd] = table
             found.append((table, grads))
@@ -359,10 +360,6 @@ def _capturing() -> bool:
 def _host(rows: Sequence[Sequence[float]], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers on their way to a device: torch keeps page-locked memory until it has been copied."""
     return torch.tensor(rows, dtype=dtype, pin_memory=device.type == "cuda")
-
-
-def _fresh(works: Iterable[Work]) -> list[int]:
-    return [int(part.fresh and work.rule.memory.warm) for work in works for part in work.parts]
 
 
 def _row(work: Work, turns: bool, device: torch.device) -> list[Number]:

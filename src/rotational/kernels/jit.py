@@ -61,7 +61,6 @@ class _Plan(Table):
     def __init__(self, works: Sequence[Work], scratch: list[np.ndarray]) -> None:
         super().__init__(works)
         self._scratch = scratch
-        self.jobs["fresh"] = [part.fresh and work.rule.memory.warm for work in works for part in work.parts]
         kind, part = self.tasks["kind"], self.tasks["part"]
         finish = self.tasks[(kind == SUM) & (part == 0)]
         finish["kind"] = FINISH

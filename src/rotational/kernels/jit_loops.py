@@ -41,7 +41,7 @@ def prepare(group, job, index, scratch):
     n[6], n[7], n[8], n[9] = group.beta, group.share, 1 / math.sqrt(second), group.eps
     turns = np.float64(floats(job.turns, 1)[0]) + 1 if job.turns != 0 else 0.0
     moment = np.uint32(np.uint32(0x85EBCA6B) * np.uint32(t))
-    return turns, memory.noise_of(np.uint32(index), np.uint32(np.uint32(group.seed) + moment))
+    return turns, memory.noise_of(np.uint32(index), moment)
 
 
 # The first time over the weights ----------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def signs(c_at, count):
     one, zero = np.float32(1), np.float32(0)
     for i in range(count):
         x = c[i]
-        c[i] = (one if x > 0 else zero) - (one if x < 0 else zero) + (x - x)  # NaN stays NaN
+        c[i] = (one if x > 0 else zero) - (one if x < 0 else zero) if x == x else x  # NaN stays NaN
 
 
 @loop

@@ -202,7 +202,8 @@ def _compiled():
     except Exception as error:  # a cache that cannot be read raises anything; what does not compile does so again
         warnings.warn(
             f"numba cannot keep what it compiles for rotational ({error}), so each new process spends some seconds "
-            "compiling. Let NUMBA_CACHE_DIR name a directory that can be written.",
+            f"compiling. Let NUMBA_CACHE_DIR name a directory that can be written, or delete {place or '__pycache__'} "
+            "if what it holds is damaged.",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -12,24 +12,27 @@ from functools import lru_cache
 from itertools import accumulate
 from operator import is_
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rotational.kernels.layout import Layout, layout
-from rotational.kernels.work import Part, Work, beta_of, in_line
+from rotational.kernels.work import Part, Work, beta_of, changed, in_line
 from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw, Rms, Sign
 
 LIBRARY = Path(__file__).with_name("_native.so")
-ABI = 2
+ABI = 3
 """Of c/table.h; a library of another number was built from other sources."""
 
 SCRATCH, LANES, SHARE, CLOSE, THREAD = 32768, 1024, 16384, 64, 1 << 17
 """As in c/passes.h: weights and neurons of a box. Then weights of a share of a long neuron, and how many must lie
 together for memory to be read well; and weights for which another thread is worth its start."""
+
+LOT = 8
+"""Neurons that C adds up side by side. Tasks end between lots, so that no sum depends on how many tasks there are."""
 
 LEAST, LARGEST, EACH = 32768, 1 << 19, 16
 """Weights of a task, and tasks of each thread: large ones are read in one go, small ones end at the same time."""
@@ -43,7 +46,8 @@ EMPTY = 1
 GROUP = np.dtype(
     [(name, "f8") for name in ("lr", "kept", "coupled", "sign", "new", "old", "decay", "inflow", "first_new")]
     + [(name, "f8") for name in ("beta", "share", "eps", "rotation", "ema")]
-    + [(name, "i4") for name in ("scale", "center", "unbias_first", "unbias_second", "dither", "seed")]
+    + [(name, "i4") for name in ("scale", "center", "unbias_first", "unbias_second", "dither")],
+    align=True,
 )
 JOB = np.dtype(
     [(name, "i8") for name in ("w", "g", "m", "v", "norm", "rms", "step", "turns", "out")]
@@ -110,14 +114,20 @@ def refusal(part: Part) -> str | None:
         return "moments of another precision than float32 and bfloat16"
     if any(x is not None and x.stride() != w.stride() for x in (part.m, part.v)):
         return "moments that lie otherwise than the weights"
-    if part.norm is not None and (part.norm.dtype is not torch.float32 or not part.norm.is_contiguous()):
-        return "lengths that are not float32"
+    beside = [x for x in (part.norm, part.rms, part.step, part.turns) if x is not None]
+    if any(x.dtype is not torch.float32 or not x.is_contiguous() or x.device != w.device for x in beside):
+        return "lengths or counters that are not float32"
     found = layout(part.units or WHOLE, w.shape, w.stride())
     if w.numel() and sum((n - 1) * s for n, s in zip(w.shape, w.stride(), strict=True)) + 1 != w.numel():
         return "weights with gaps between them"  # torch gives such a weight moments and gradients without gaps
-    if found is None or (found.size > SCRATCH and found.segments > 1 and found.run > SCRATCH):
+    if found is None or not serves(found):
         return f"weights of strides {tuple(w.stride())}"
     return None
+
+
+def serves(at: Layout) -> bool:
+    """Whether the scratch of a thread holds a run of every neuron that is not all one run, which is cut instead."""
+    return at.segments == 1 or at.run <= SCRATCH
 
 
 class Native:
@@ -142,7 +152,7 @@ class Native:
         grads = table.gradients(works)
         table.run(torch.get_num_threads())
         # Gradients that are copies have lived until here.
-        torch.autograd.graph.increment_version([w for w, g in zip(table.weights, grads, strict=True) if g is not None])
+        changed([w for w, g in zip(table.weights, grads, strict=True) if g is not None])
 
     def _table(self, works: Sequence[Work]) -> Table:
         return Table(works)
@@ -185,10 +195,13 @@ class Table:
         self._arguments = (self.groups.ctypes.data, *counted, self.numbers.ctypes.data)
         self._kept = [units for work in works for units, _ in work.measured.values()]
         self.weights = [part.w for work in works for part in work.parts]
-        self._stored = [_stored([part.w for part in work.parts]) for work in works]
+        self._stored = [
+            (_stored([part.w for part in work.parts]), [part.w.numel() for part in work.parts]) for work in works
+        ]
         starts = accumulate([len(work.parts) for work in works], initial=0)
         self._measured = [start + j for start, work in zip(starts, works, strict=False) for j in work.measured]
         self._written: list[tuple[float, ...]] = []
+        self._fresh = [part for work in works for part in work.parts] if self.jobs["fresh"].any() else []
 
     def _cut(self, index: int, at: Layout, units: Neurons | None) -> None:
         """The tasks of one parameter."""
@@ -200,6 +213,8 @@ class Table:
             lanes = max(1, self._task // size)
             if at.segments > 1 and lanes > CLOSE:
                 lanes -= lanes % CLOSE  # then a box begins where a line of the cache does
+            elif lanes > LOT:
+                lanes -= lanes % LOT
             for lane, count in _pieces(at, lanes):
                 self._whole.append((index, lane, count, 0, at.segments, 0, at.run, 0, 0, TILE, 0))
         else:
@@ -221,19 +236,28 @@ class Table:
         numbers = [_numbers(work, turns) for work in works for turns in (False, True)]
         if numbers != self._written:
             self.groups[:] = self._written = numbers
+        if self._fresh:  # they may have taken their first step by another table
+            self.jobs["fresh"] = [part.fresh for part in self._fresh]
+            self._fresh = self._fresh if self.jobs["fresh"].any() else []
         if self._measured:
             self.jobs["out"][self._measured] = [out.data_ptr() for work in works for _, out in work.measured.values()]
 
     def gradients(self, works: Sequence[Work]) -> list[Tensor | None]:
         """Write down where the gradients of this step lie: autograd's own as their weights do; others are copied."""
         grads: list[Tensor | None] = []
-        for work, stored in zip(works, self._stored, strict=True):
-            if stored is not None and work.alike is stored:
+        for work, (stored, sizes) in zip(works, self._stored, strict=True):
+            if stored is not None and work.alike is stored and _as_many(work.grads, sizes):
                 grads += work.grads
             else:
                 pairs = zip(work.parts, work.grads, strict=True)
                 grads += [None if g is None else in_line(g, part.w) for part, g in pairs]
-        self.jobs["g"] = [0 if g is None else g.data_ptr() or EMPTY for g in grads]
+        places = [0 if g is None else g.data_ptr() for g in grads]
+        if 0 in places:
+            for k, (g, w) in enumerate(zip(grads, self.weights, strict=True)):
+                if g is not None and not places[k]:
+                    grads[k] = g = in_line(g, w)
+                    places[k] = g.data_ptr() or EMPTY
+        self.jobs["g"] = places
         return grads
 
     def run(self, threads: int) -> None:
@@ -243,6 +267,14 @@ class Table:
     def worth(self, threads: int) -> int:
         """How many of these threads to use: small steps are over before a second one has woken up."""
         return max(1, min(threads, self.total // THREAD + 1))
+
+
+def _as_many(grads: Sequence[Tensor | None], sizes: Sequence[int]) -> bool:
+    """Whether gradients have as many entries as their weights, which `p.grad.data = ...` does not ask."""
+    try:
+        return list(map(Tensor.numel, cast("Sequence[Tensor]", grads))) == sizes
+    except TypeError:  # some parameters have none
+        return all(g is None or g.numel() == n for g, n in zip(grads, sizes, strict=True))
 
 
 def _stored(weights: Sequence[Tensor]) -> torch.dtype | None:
@@ -309,7 +341,6 @@ def _numbers(work: Work, turns: bool) -> tuple[float, ...]:
         divides and memory.unbiased,
         isinstance(scale, Rms) and scale.unbiased,
         work.dither,
-        0,
     )
 
 

@@ -87,7 +87,7 @@ def direction(
             new, inflow = new + memory.old * (1 - inflow) / memory.decay, 1.0
         c, m = new * g + memory.old * m, memory.decay * m + inflow * g
     if isinstance(scale, Sign):
-        return torch.sign(c), m, v
+        return torch.where(c.isnan(), c, torch.sign(c)), m, v  # torch's own sign of NaN is 0
     if not isinstance(scale, Rms):
         return c, m, v
     assert v is not None

@@ -13,6 +13,9 @@ from rotational.neurons import Neurons
 from rotational.rule import Rule
 from rotational.scale import Raw, Rms
 
+# torch names its tensors of nothing but zeros, and what it takes for a list, less strictly than pyright would like.
+# pyright: reportPrivateUsage=false
+
 
 @dataclass(eq=False)
 class Part:
@@ -21,7 +24,7 @@ class Part:
     w           weights, at the same `address` in memory and of the same `shape` for as long as the part is in use
     m, v        memory and second moments, where the rule has them
     step        steps of the rule so far, a tensor as torch has it
-    fresh       whether `m` holds nothing yet
+    fresh       whether `m` holds nothing yet, and takes its first gradient undamped
     units       what turns as one; None where the plain rule applies
     norm, rms   of every neuron: length to keep, and RMS of its update
     turns       how often it turned so far
@@ -103,10 +106,51 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def in_line(g: Tensor, w: Tensor) -> Tensor:
-    """A gradient that lies as its weight does, and is stored as it is; autograd's own always is."""
-    if g.stride() == w.stride() and g.dtype is w.dtype and g.device == w.device:
+    """A gradient that lies as its weight does, and is stored as it is; autograd's own always is.
+
+    Raises ValueError where it is of another shape: it would be read beyond its end, or repeated without a word.
+    """
+    if g.shape != w.shape:
+        raise ValueError(
+            f"step: a gradient of shape {list(g.shape)} for weights of {list(w.shape)}, which have been replaced since "
+            "it was made; call zero_grad() and backward() again."
+        )
+    if g.stride() == w.stride() and g.dtype is w.dtype and g.device == w.device and not (g.is_neg() or empty(g)):
         return g
     return torch.empty_strided(w.shape, w.stride(), dtype=w.dtype, device=w.device).copy_(g)
+
+
+def empty(g: Tensor) -> bool:
+    """Whether a gradient has entries and no memory: torch's tensor of nothing but zeros, which is copied.
+
+    Raises ValueError where its memory was taken from it.
+    """
+    if g.data_ptr() or not g.numel() or g.device.type == "meta":
+        return False
+    if g._is_zerotensor():
+        return True
+    raise ValueError(f"step: the storage of a gradient of shape {list(g.shape)} is gone; call backward() again.")
+
+
+def changed(weights: list[Tensor]) -> None:
+    """Tell autograd that weights were written to behind its back."""
+    if _LISTS:
+        torch.autograd.graph.increment_version(weights)
+    else:
+        for w in weights:
+            torch.autograd.graph.increment_version(w)
+
+
+def _takes_lists() -> bool:
+    """Whether this torch's `increment_version` does; that of 2.4 takes one tensor."""
+    try:
+        torch.autograd.graph.increment_version([])
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+_LISTS = _takes_lists()
 
 
 def sharded(w: Tensor) -> bool:

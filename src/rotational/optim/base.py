@@ -9,7 +9,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from functools import lru_cache
+from itertools import chain
 from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -21,8 +21,9 @@ from rotational.control import Control
 from rotational.kernels.choose import RUNGS, Kernels
 from rotational.kernels.work import Work
 from rotational.neurons import Neurons
-from rotational.optim import checkpoint
+from rotational.optim import checkpoint, fits
 from rotational.optim.bound import Bound, Group, Held, Options, told
+from rotational.optim.turning import center_, lengths, noted, units_of
 from rotational.rule import Rule
 from rotational.scale import Rms
 
@@ -69,6 +70,7 @@ class RotationalOptimizer(Optimizer):
         self._remember_nothing(defaults)
         super().__init__(params, defaults)
         self._complete = True
+        self._apart(type(self).__name__)
         # Only now that every group is sound: a constructor that raises leaves the weights alone.
         for group in self.param_groups:
             self._center(group)
@@ -94,13 +96,15 @@ class RotationalOptimizer(Optimizer):
         """Add a group: its options are checked before anything changes, then its neurons are centred.
 
         Raises ValueError or TypeError for options out of range, a rotational group without weight decay or
-        `rotation`, and a partition that does not fit its parameters.
+        `rotation`, a partition that does not fit its parameters, and parameters that share memory.
         """
         before = len(self.param_groups)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             self._check(group)
+            if self._complete:
+                self._apart(type(self).__name__)
         except Exception:
             del self.param_groups[before:]
             raise
@@ -108,12 +112,7 @@ class RotationalOptimizer(Optimizer):
             self._center(group)
 
     def _check(self, group: Group) -> None:
-        call, known = type(self).__name__, group.get("neurons")
-        if known is not None and len(known) != len(group["params"]):
-            raise ValueError(
-                f"{call}: a group has {len(group['params'])} parameters but {len(known)} entries in 'neurons'; take "
-                "both from rotational.groups(model, weight_decay=...)."
-            )
+        call = type(self).__name__
         for flag in ("rotational", "center", "maximize", "stochastic_rounding", "foreach"):
             if not (isinstance(group[flag], bool) or (flag == "foreach" and group[flag] is None)):
                 raise TypeError(f"{call}({flag}={group[flag]!r}): expected True or False.")
@@ -128,22 +127,25 @@ class RotationalOptimizer(Optimizer):
             raise TypeError(
                 f"{call}(moment_dtype={dtype!r}): expected None or a floating dtype, such as torch.bfloat16."
             )
-        control = self._control(group)
         for i, p in enumerate(group["params"]):
             if p.is_complex():
                 raise ValueError(f"{call}: {_name(group, i)} is complex; rotations are defined for real weights.")
-            if group["rotational"] and p.dim() >= 2:
-                control.neurons(known[i] if known else None).check(p.shape, _name(group, i))
         index = next((i for i, g in enumerate(self.param_groups) if g is group), len(self.param_groups))
         plan = self._plan(index, group, [p.detach() for p in group["params"]], None)  # as if all had gradients
-        rungs = [plan.bound.rung(i, call, _name(group, i)) for i in range(len(group["params"]))]
-        group["kernel"] = ", ".join(dict.fromkeys(rungs))
+        plan.bound.foresee(call, _names(group))
+
+    def _apart(self, call: str) -> None:
+        """Raise ValueError where parameters share memory."""
+        groups = [
+            zip(_names(group, f"group {i}"), group["params"], strict=True) for i, group in enumerate(self.param_groups)
+        ]
+        fits.check_apart(call, chain.from_iterable(groups))
 
     def _center(self, group: Group) -> None:
         if group["center"]:
             for p, units in zip(group["params"], self._units(group), strict=True):
                 if units is not None:
-                    _center_(p, units)
+                    center_(p, units)
 
     def _control(self, group: Group) -> Control:
         return Control(group["units"], group["center"], group["update_memory"], group["rotation"], type(self).__name__)
@@ -154,15 +156,27 @@ class RotationalOptimizer(Optimizer):
             return (None,) * len(group["params"])
         known: Sequence[Neurons] | None = group.get("neurons")
         shapes = tuple(p.shape for p in group["params"])
-        return _units(group["units"], group["center"], None if known is None else tuple(known), shapes)
+        return units_of(group["units"], group["center"], None if known is None else tuple(known), shapes)
+
+    def _check_neurons(self, call: str, group: Group) -> None:
+        known, control = group.get("neurons"), self._control(group)
+        if known is not None and len(known) != len(group["params"]):
+            raise ValueError(
+                f"{call}: a group has {len(group['params'])} parameters but {len(known)} entries in 'neurons'; take "
+                "both from rotational.groups(model, weight_decay=...)."
+            )
+        for i, p in enumerate(group["params"] if group["rotational"] else ()):
+            if p.dim() >= 2:
+                control.neurons(known[i] if known else None).check(p.shape, _name(group, i))
 
     # The step ---------------------------------------------------------------------------------------------
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of all groups; returns the closure's loss, if there is one.
 
-        Options are read and gradients checked for all groups before the first weight changes.
-        Raises ValueError for options out of range, sparse and complex gradients.
+        Options are read, gradients and state checked for all groups before the first weight changes.
+        Raises ValueError for options out of range, sparse and complex gradients, gradients and state of other shapes
+        than the weights, and parameters that share memory.
         """
         asked, self._asked = self._asked, {}  # of this step alone, even if it is refused
         loss = None
@@ -175,7 +189,7 @@ class RotationalOptimizer(Optimizer):
             works = [work for plan in plans for work in self._works(plan, asked)]
             self._kernels.step(works)
             for plan in plans:
-                plan.bound.settle()
+                plan.bound.settle(plan.grads)
                 plan.group["steps"] = plan.group.get("steps", 0) + 1
                 plan.group["held"] = plan.rotation if plan.turning and isinstance(plan.rotation, float) else None
         return loss
@@ -204,7 +218,7 @@ class RotationalOptimizer(Optimizer):
             for p, units, count in bound.measured(neurons):
                 if p.grad is not None:
                     # Of two who ask for the same in one step, both see the same table.
-                    known, table = self._asked.setdefault(id(p), (units, torch.empty(4, count, device=p.device)))
+                    known, table = self._asked.setdefault(id(p), (units, _table(count, p)))
                     if known == units:
                         tables[p] = table
         return tables
@@ -223,12 +237,13 @@ class RotationalOptimizer(Optimizer):
         return grads, alike
 
     def _bound(self, index: int, group: Group) -> Bound:
-        """The group's options as they were read last; read anew where one of them has changed."""
+        """The group's options as they were read last; read anew where one of them, or a shape, has changed."""
         while len(self._bounds) <= index:
             self._bounds.append(None)
         bound = self._bounds[index]
-        if bound is None or bound.group is not group or not bound.options.hold(group):
+        if bound is None or not bound.holds(group):
             call, control = type(self).__name__, self._control(group)
+            self._check_neurons(call, group)
             try:
                 rule = self.rule(group)
             except ValueError as error:  # of the rule's own function: say whose options they are
@@ -259,16 +274,23 @@ class RotationalOptimizer(Optimizer):
         """
         same = self._held.same(self.state)
         new = [(plan, i) for plan in plans for i in plan.bound.outdated(plan.grads, self.state, same)]
+        if not new:
+            return
+        call = f"{type(self).__name__}.step"
+        self._apart(call)
+        for plan, i in new:
+            state: dict[str, Any] = self.state.get(plan.group["params"][i], {})
+            plan.bound.check(i, state, cast("Tensor", plan.grads[i]), call, _name(plan.group, i))
         empty: list[str] = []
         for plan, i in new:
             p, units = plan.group["params"][i], plan.bound.units[i]
             state = self.state[p]
-            if units is None or ("norm" in state and state["norm"].numel() == units.count(p.shape)):
+            if units is None or noted(state, units, p.shape):
                 continue
             if plan.bound.control.center:
-                _center_(p, units)
-            norm = units.norm(p)
-            state.update(norm=norm, update_rms=torch.zeros_like(norm), turns=torch.zeros(()))
+                center_(p, units)
+            norm = lengths(p, units)
+            state.update(norm=norm, update_rms=torch.zeros_like(norm), turns=fits.counter(0, p.device))
             if zeros := int((norm == 0).sum()):
                 empty.append(f"{_name(plan.group, i)} has {zeros} all-zero neurons (of {norm.numel()})")
         if empty:
@@ -320,11 +342,13 @@ class RotationalOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of this class, or of torch's own optimizer of the same rule, bit for bit.
 
-        Raises ValueError when the saved groups have other sizes or were partitioned into other neurons, and
-        when a rotation that was a function is not given again.
+        Raises ValueError when the saved groups have other sizes or were partitioned into other neurons, when the
+        state is of weights of other shapes, and when a rotation that was a function is not given again.
         """
         live = [dict(group) for group in self.param_groups]
         checkpoint.check(type(self).__name__, live, state_dict["param_groups"])
+        names = [_names(group) for group in live]
+        checkpoint.check_state(type(self).__name__, live, names, state_dict, self.memory_key)
         super().load_state_dict(state_dict)
         for group, before in zip(self.param_groups, live, strict=True):
             checkpoint.restore_options(group, before)
@@ -357,38 +381,14 @@ def _ask(work: Work, j: int, units: Neurons, table: Tensor) -> None:
         table.zero_()[1] = units.norm(work.parts[j].w).reshape(-1)
 
 
-@lru_cache(maxsize=1024)
-def _units(
-    units: str | Neurons, center: bool, known: tuple[Neurons, ...] | None, shapes: tuple[torch.Size, ...]
-) -> tuple[Neurons | None, ...]:
-    """What turns as one in tensors of these shapes; None where nothing does.
-
-    Without a partition, tensors of two and more axes have rows for neurons and the others have none.
-    Neurons of too few weights to have a direction take the plain rule.
-    """
-    control = Control(units, center)
-    chosen = [control.neurons(known[i] if known else None) for i in range(len(shapes))]
-    return tuple(
-        n if len(shape) >= 2 and control.can_turn(n, shape) else None for n, shape in zip(chosen, shapes, strict=True)
-    )
+def _table(count: int, p: Tensor) -> Tensor:
+    return torch.empty(4, count, dtype=torch.float32, device=p.device)
 
 
-@torch.no_grad()
-def _center_(p: Tensor, units: Neurons) -> None:
-    """Take the mean out of every neuron that has one; those without keep every bit.
-
-    A constant neuron (a gain of ones, say) is nothing but its mean: it keeps it, and turns away from it.
-    """
-    w = units.view(p)
-    norm, mean = units.norm(p), units.mean(p)
-    rounding = (16 * torch.finfo(norm.dtype).eps + torch.finfo(p.dtype).eps) * norm
-    centred = w - mean
-    centred -= Neurons(units.axes).mean(centred)  # where the mean was most of the neuron, its rounding shows
-    # What is left of a constant neuron is the rounding of its mean, not a direction.
-    varies = Neurons(units.axes).norm(centred) > rounding
-    w.copy_(torch.where(varies & (mean.abs() * units.size(p.shape) ** 0.5 > rounding), centred, w))
-
-
-def _name(group: Group, index: int) -> str:
+def _name(group: Group, index: int, where: str = "its group") -> str:
     names = group.get("param_names")
-    return f"parameter {names[index]!r}" if names else f"parameter {index} of its group"
+    return f"parameter {names[index]!r}" if names else f"parameter {index} of {where}"
+
+
+def _names(group: Group, where: str = "its group") -> list[str]:
+    return [_name(group, i, where) for i in range(len(group["params"]))]

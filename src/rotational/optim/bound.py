@@ -12,10 +12,12 @@ from torch import Tensor
 
 from rotational import _check
 from rotational.control import Control
-from rotational.kernels.choose import MEASURING, choose
-from rotational.kernels.layout import layout
+from rotational.kernels.choose import choose, measures
 from rotational.kernels.work import Part, sharded
 from rotational.neurons import Neurons
+from rotational.optim import fits
+from rotational.optim.fits import own
+from rotational.optim.turning import noted
 from rotational.rule import Rule
 from rotational.scale import Rms
 
@@ -56,14 +58,9 @@ def _value(option: Any) -> Any:
     return option.item() if isinstance(option, Tensor) and option.numel() == 1 else option
 
 
-_SHAPE, _ADDRESS = attrgetter("shape"), Tensor.data_ptr
+_SHAPE, _ADDRESS, _DENSE = attrgetter("shape"), Tensor.data_ptr, Tensor.is_contiguous
 _BESIDE = ("step", "norm", "update_rms", "turns")
 """What a parameter's state holds beside its moments."""
-
-
-def own(x: Any) -> Any:
-    """What this process holds of a tensor, sharing its memory."""
-    return x.to_local() if sharded(x) else x
 
 
 def _apart(p: Any, units: Neurons | None) -> bool:
@@ -79,17 +76,26 @@ class Held:
     """The state of an optimizer as it was seen last.
 
     Small models are stepped in less time than it takes to look up each of their tensors, so everything is compared at
-    once, by identity, and looked at one by one only where something is another object than before.
+    once, by identity and by address (`share_memory_` and `.data =` move what a tensor holds), and looked at one by one
+    only where something is another than before.
     """
 
     def __init__(self) -> None:
         self._values: list[Any] = []
+        self._tensors: list[Tensor] = []
+        self._sharded = False
+        self._places: list[int] = []
 
     def same(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
-        """Whether all of it is the same as at the last call."""
+        """Whether all of it is the same as at the last call, and lies where it did."""
         values = list(chain.from_iterable(map(dict.values, states.values())))
         same = _same(values, self._values)
-        self._values = values
+        if not same:
+            self._values = values
+            self._tensors = [x for x in values if isinstance(x, Tensor) and x.layout is torch.strided]
+            self._sharded = any(map(sharded, self._tensors))
+        places = list(map(_ADDRESS, map(own, self._tensors) if self._sharded else self._tensors))
+        same, self._places = same and places == self._places, places
         return same
 
 
@@ -99,12 +105,14 @@ class _Seen:
     def __init__(self, params: Sequence[Tensor], parts: Sequence[Part | None]) -> None:
         self._params, self._sharded = list(params), any(map(sharded, params))
         self._waiting = [i for i, part in enumerate(parts) if part is None]
+        # The strides of all others follow from their shapes, which `Bound.holds` has compared.
+        self._loose = [i for i, p in enumerate(map(own, params)) if not p.is_contiguous()]
         self._places = self._found(params)
 
-    def _found(self, params: Sequence[Tensor]) -> tuple[list[int], list[torch.Size]]:
+    def _found(self, params: Sequence[Tensor]) -> tuple[list[int], list[bool], list[tuple[int, ...]]]:
         if self._sharded:
             params = list(map(own, params))
-        return list(map(_ADDRESS, params)), list(map(_SHAPE, params))
+        return list(map(_ADDRESS, params)), list(map(_DENSE, params)), [params[i].stride() for i in self._loose]
 
     def same(self, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> bool:
         """Whether they lie there still, and none of those without a part has a gradient now."""
@@ -118,7 +126,7 @@ class _Seen:
 class Bound:
     """Rule, control and units of one group, and a `Part` for each parameter that has had a gradient.
 
-    What belongs to a parameter is looked at anew when its state, its storage or its shape is another than before.
+    What belongs to a parameter is looked at anew when its state or storage is another than before, or lies elsewhere.
     """
 
     def __init__(
@@ -131,17 +139,24 @@ class Bound:
         memory_key: str,
     ) -> None:
         self.group, self.options, self.rule, self.control, self.units = group, options, rule, control, units
+        self._shapes = _shapes(group)
         self._parts: list[Part | None] = [None] * len(units)
         self._made_of: list[list[Any]] = [[]] * len(units)  # each part's parameter and state, as the optimizer has them
+        self._places: list[list[Any]] = [[]] * len(units)  # and where that lies
         self.apart: set[int] = set()
-        self._rungs: list[str] = [""] * len(units)
+        self._rungs: list[tuple[str, str]] = [("", "")] * len(units)
         self._seen: _Seen | None = None
         self._shares: dict[str, tuple[list[int], list[Part]]] | None = None
         self._measured: tuple[list[Any], list[tuple[Tensor, Neurons, int]]] | None = None
         self._memory_key = memory_key
         moments = [(memory_key, rule.memory.old != 0), ("exp_avg_sq", isinstance(rule.scale, Rms))]
-        self._keys = [*_BESIDE, *[key for key, used in moments if used]]
-        self._fresh: list[Part] = []
+        self._moments = [key for key, used in moments if used]
+        self._keys = [*_BESIDE, *self._moments]
+        self._fresh: set[int] = set()
+
+    def holds(self, group: Group) -> bool:
+        """Whether the group still has the options that were read, and parameters of the same shapes."""
+        return self.group is group and self.options.hold(group) and _shapes(group) == self._shapes
 
     def outdated(
         self, grads: Sequence[Tensor | None], states: Mapping[Tensor, Mapping[str, Any]], same: bool
@@ -157,51 +172,75 @@ class Bound:
     def _lasts(self, i: int, part: Part, states: Mapping[Tensor, Mapping[str, Any]]) -> bool:
         """Whether parameter i lies where it did, and its state is made of the tensors that the part has."""
         p = self.group["params"][i]
-        here = own(p)
-        as_before = part.address == here.data_ptr() and part.shape == here.shape and p in states
-        return as_before and _same([p, *map(states[p].get, self._keys)], self._made_of[i])
+        made_of = [p, *map(states[p].get, self._keys)] if p in states else []
+        return _same(made_of, self._made_of[i]) and _places(made_of) == self._places[i]
+
+    def check(self, i: int, state: Mapping[str, Any], g: Tensor, call: str, name: str) -> None:
+        """Raise ValueError unless state and gradient of parameter i are such that a step may be taken."""
+        p, units = self.group["params"][i], self.units[i]
+        fits.check_state(call, name, p, state, self._moments)
+        fits.check_gradient(call, name, p, g)
+        if units is not None and noted(state, units, p.shape):
+            fits.check_lengths(call, name, p, state)
 
     def take_in(self, i: int, state: dict[str, Any], call: str, name: str) -> None:
         """Make what is missing of the state of parameter i, and decide how its step is taken."""
         p, units = self.group["params"][i], self.units[i]
         remembers, divides = self.rule.memory.old != 0, isinstance(self.rule.scale, Rms)
-        fresh = remembers and state.get(self._memory_key) is None
-        if "step" not in state:
-            state["step"] = torch.zeros(())
+        if remembers and self.rule.memory.warm and state.get(self._memory_key) is None:
+            self._fresh.add(i)
         dtype = self.group["moment_dtype"] or p.dtype
-        for key, used in ((self._memory_key, remembers), ("exp_avg_sq", divides)):
-            if used and state.get(key) is None:
+        for key in self._moments:
+            if state.get(key) is None:
                 state[key] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
         if units is None:
             for key in ("norm", "update_rms", "turns"):  # once it turns again, its length is noted anew
                 state.pop(key, None)
-        self._made_of[i] = [p, *map(state.get, self._keys)]
+        for key in ("step", "turns") if units is not None else ("step",):
+            state[key] = fits.counter(state.get(key, 0), p.device)
         self.apart.discard(i)
         here: Callable[[Any], Any] = own if _apart(p, units) else lambda x: x
         if here is own:
             self.apart.add(i)
-        self._parts[i] = part = Part(
+        part = Part(
             w=here(p),
             m=here(state[self._memory_key]) if remembers else None,
             v=here(state["exp_avg_sq"]) if divides else None,
             step=here(state["step"]),
-            fresh=fresh and self.rule.memory.warm,
+            fresh=i in self._fresh,
             units=units,
             norm=here(state.get("norm")),
             rms=here(state.get("update_rms")),
             turns=here(state.get("turns")),
         )
         self._rungs[i] = choose(call, name, part, self.group["fused"], self.group["foreach"])
+        for count in (part.step, part.turns) if self._rungs[i][0] == "triton" else ():
+            if count is not None:  # the same tensor to whoever holds it
+                count.data = count.data.to(part.w.device)
+        self._parts[i] = part
+        self._made_of[i] = [p, *map(state.get, self._keys)]
+        self._places[i] = _places(self._made_of[i])
         self._shares = self._measured = None
-        if part.fresh:
-            self._fresh.append(part)
 
-    def rung(self, i: int, call: str, name: str) -> str:
-        """What will take the step of parameter i; raises ValueError where `fused` demands what is not to be had."""
-        p, units = self.group["params"][i], self.units[i]
-        w = own(p) if _apart(p, units) else p
-        part = Part(w, None, None, torch.zeros(()), False, units, None, None, None)
-        return choose(call, name, part, self.group["fused"], self.group["foreach"])
+    def foresee(self, call: str, names: Sequence[str]) -> None:
+        """Say what will take the steps; raises ValueError where `fused` demands what is not to be had."""
+        rungs: list[tuple[str, str]] = []
+        for p, units, name in zip(self.group["params"], self.units, names, strict=True):
+            w = own(p) if _apart(p, units) else p
+            like: Any = _Like(w, self.group["moment_dtype"] or w.dtype)
+            m, v = (like if key in self._moments else None for key in (self._memory_key, "exp_avg_sq"))
+            part = Part(w, m, v, fits.counter(0, w.device), False, units, None, None, None)
+            rungs.append(choose(call, name, part, self.group["fused"], self.group["foreach"]))
+        self._say(rungs)
+
+    def _say(self, rungs: Sequence[tuple[str, str]]) -> None:
+        """Write into the group which rungs take its steps, and why where a better one does not."""
+        self.group["kernel"] = ", ".join(dict.fromkeys(rung for rung, _ in rungs))
+        why = "; ".join(dict.fromkeys(why for _, why in rungs if why))
+        if why:
+            self.group["kernel_why"] = why
+        else:
+            self.group.pop("kernel_why", None)
 
     def shares(self) -> dict[str, tuple[list[int], list[Part]]]:
         """For each rung the indices and parts of its parameters; the same lists until a part changes."""
@@ -209,10 +248,10 @@ class Bound:
             self._shares = {}
             for i, part in enumerate(self._parts):
                 if part is not None:
-                    indices, parts = self._shares.setdefault(self._rungs[i], ([], []))
+                    indices, parts = self._shares.setdefault(self._rungs[i][0], ([], []))
                     indices.append(i)
                     parts.append(part)
-            self.group["kernel"] = ", ".join(self._shares)
+            self._say([rung for rung, part in zip(self._rungs, self._parts, strict=True) if part is not None])
         return self._shares
 
     def gradients(self, indices: Sequence[int], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -225,11 +264,12 @@ class Bound:
                 found[j] = own(g if g.placements == p.placements else g.redistribute(p.device_mesh, p.placements))
         return found
 
-    def settle(self) -> None:
-        """After a step: what was made for it now holds something."""
-        for part in self._fresh:
-            part.fresh = False
-        self._fresh.clear()
+    def settle(self, grads: Sequence[Tensor | None]) -> None:
+        """After a step: what was made for it now holds something, but for parameters that took none."""
+        for i in [i for i in self._fresh if grads[i] is not None]:
+            self._fresh.discard(i)
+            if (part := self._parts[i]) is not None:
+                part.fresh = False
 
     def measured(self, neurons: Mapping[Tensor, Neurons]) -> list[tuple[Tensor, Neurons, int]]:
         """Parameters whose step can write down how these neurons change, and how many each has."""
@@ -246,13 +286,32 @@ class Bound:
     def _count(self, i: int, neurons: Neurons) -> int | None:
         """How many neurons of parameter i its step can write down; None where it cannot, or not for these."""
         part = self._parts[i]
-        if part is None or self._rungs[i] not in MEASURING or part.w.dtype is not torch.float32 or i in self.apart:
+        if part is None or i in self.apart or not measures(self._rungs[i][0], part, neurons):
             return None
-        if part.units is not None and part.norm is not None:
-            return part.norm.numel() if (part.units.axes, part.units.split) == (neurons.axes, neurons.split) else None
-        return neurons.count(part.shape) if layout(neurons, part.shape, part.stride) is not None else None
+        return part.norm.numel() if part.norm is not None else neurons.count(part.shape)
 
 
 def _same(found: Sequence[Any], known: Sequence[Any]) -> bool:
     """Whether these are the very same objects."""
     return len(found) == len(known) and all(map(is_, found, known))
+
+
+def _places(values: Sequence[Any]) -> list[Any]:
+    """Where tensors lie."""
+    return [(x.data_ptr(), x.shape, x.stride()) if isinstance(x, Tensor) else None for x in map(own, values)]
+
+
+def _shapes(group: Group) -> list[torch.Size]:
+    return list(map(_SHAPE, group["params"]))
+
+
+class _Like:
+    """What a moment will be like, before it takes memory."""
+
+    def __init__(self, w: Tensor, dtype: torch.dtype) -> None:
+        self.shape, self.dtype, self.device = w.shape, dtype, w.device
+        self._like = w
+
+    def stride(self) -> tuple[int, ...]:
+        """The strides that it will have: those of the weights, but for weights with gaps."""
+        return torch.empty_like(self._like, device="meta", memory_format=torch.preserve_format).stride()

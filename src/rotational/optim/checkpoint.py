@@ -80,8 +80,8 @@ def check_state(
             for key, shape in expected.items():
                 if shapes.get(key, shape) != shape:
                     raise ValueError(
-                        f"{call}.load_state_dict: the {key} of {name} was saved with the shape {shapes[key]}; its weights "
-                        f"{list(p.shape)} need {shape}. Build the model and the optimizer as they were when it was saved."
+                        f"{call}.load_state_dict: the {key} of {name} was saved with the shape {shapes[key]}; its "
+                        f"weights {list(p.shape)} need {shape}. Build both as they were when it was saved."
                     )
 
 

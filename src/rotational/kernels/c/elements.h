@@ -98,11 +98,12 @@ INLINE void add_lot(double *to, Lot lot) {
     memcpy(to, &sum, sizeof sum);
 }
 
-/* 32 bits that look random, the same for the same weight and step: its mark, (number + seed) GOLDEN, stirred. */
+/* 32 bits that look random, the same for the same weight and step: its mark, (number + seed) GOLDEN, stirred. Multiplying
+ * carries upwards only: what is low is made of all bits before, and of all bits after. */
 #define GOLDEN 0x9e3779b1u
 INLINE uint32_t stirred(uint32_t mark) {
-    uint32_t x = (mark ^ (mark >> 15)) * 0x2c1b3c6du;
-    return x ^ (x >> 14);
+    uint32_t x = (mark ^ (mark >> 7) ^ (mark >> 15)) * 0x846ca68bu;
+    return x ^ (x >> 16);
 }
 
 /* u of weight i, which has this mark; its moments are brought up to date where `keep`. */

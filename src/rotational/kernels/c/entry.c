@@ -21,8 +21,8 @@ void rotational_step(const Group *groups, Job *jobs, int64_t job_count, const Ta
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) step = rotational_step_v3;
 #endif
 #ifdef ROTATIONAL_V4
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
         step = rotational_step_v4;
 #endif
     step(groups, jobs, job_count, tasks, task_count, units, unit_count, numbers, threads);

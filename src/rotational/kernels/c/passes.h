@@ -163,13 +163,13 @@ typedef struct {
 
 /* Sums of one neuron of `run` weights, to be added up: a lot of weights at a time. The last lot holds some weights that
  * were counted before, or, where the run is shorter, some of the next neuron: they are taken out. */
-INLINE Lots row(const Job *job, int64_t at, const float *x, int64_t run, Bits counts, int weights) {
+INLINE Lots row(const void *all, int64_t at, const float *x, int64_t run, Bits counts, int weights) {
     int64_t last = run < LOT ? 0 : run - LOT;
-    Lot u = (Lot)((Bits)load_lot(x, last, F32) & counts), w = (Lot)((Bits)load_lot(job->w, at + last, weights) & counts);
+    Lot u = (Lot)((Bits)load_lot(x, last, F32) & counts), w = (Lot)((Bits)load_lot(all, at + last, weights) & counts);
     Lots s = {u, w, u * u, w * w, u * w};
     for (int64_t i = 0; i + LOT < run; i += LOT) {
         NARROW;
-        u = load_lot(x, i, F32), w = load_lot(job->w, at + i, weights);
+        u = load_lot(x, i, F32), w = load_lot(all, at + i, weights);
         s.u += u, s.w += w, s.uu += u * u, s.ww += w * w, s.uw += u * w;
     }
     return s;
@@ -179,15 +179,23 @@ INLINE Lots folded(Lots a, Lots b) {
     return (Lots){fold(a.u, b.u), fold(a.w, b.w), fold(a.uu, b.uu), fold(a.ww, b.ww), fold(a.uw, b.uw)};
 }
 
-/* Sums of `lanes` neurons that lie side by side, eight at a time; `next` is where the box begins that is asked for. */
+/* Sums of `lanes` neurons that lie side by side, eight at a time; `next` is where the box begins that is asked for. Only
+ * the last few of a block of neurons are not eight: then it makes no difference how tasks and boxes cut it up. */
 INLINE void rows(const Job *job, int64_t from, const float *u, Sums *sums, int64_t lanes, int64_t run, int64_t next,
                  int weights) {
     Bits counts = {0};
     int64_t rest = (run - 1) % LOT + 1, before = run < LOT ? 0 : LOT - rest, k = 0;
     for (int64_t i = 0; i < rest; i++) counts[before + i] = 0xffffffff;
-    /* Of short rows, a lot reaches into the next three. */
-    for (int64_t end = run < LOT ? lanes - 3 : lanes; k + LOT <= end; k += LOT) {
-#define ROW(j) row(job, from + (k + j) * run, u + (k + j) * run, run, counts, weights)
+    for (; k + LOT <= lanes; k += LOT) {
+        const void *all = job->w;
+        int64_t at = from + k * run, size = weights == F32 ? 4 : 2;
+        char apart[4 * LOT * LOT + sizeof(Lot)];
+        if (run < LOT && k + LOT + 3 > lanes) { /* a lot reaches into the next three rows, which may not be there */
+            memcpy(apart, (const char *)all + at * size, (size_t)(LOT * run * size));
+            memset(apart + LOT * run * size, 0, sizeof(Lot));
+            all = apart, at = 0;
+        }
+#define ROW(j) row(all, at + j * run, u + (k + j) * run, run, counts, weights)
         Lots a = folded(folded(ROW(0), ROW(1)), folded(ROW(2), ROW(3)));
         Lots b = folded(folded(ROW(4), ROW(5)), folded(ROW(6), ROW(7)));
         add_lot(sums->u + k, across(a.u, b.u)), add_lot(sums->w + k, across(a.w, b.w));

@@ -51,7 +51,7 @@ static Work work_of(const Group *groups, Job *jobs, int64_t index, Memory *mine)
         .share = (float)g->share,
         .root = (float)(1 / sqrt(second)),
         .eps = (float)g->eps,
-        .seed = stirred(((uint32_t)index + (uint32_t)g->seed + 0x85ebca6bu * (uint32_t)t) * GOLDEN),
+        .seed = stirred(((uint32_t)index + 0x85ebca6bu * (uint32_t)t) * GOLDEN),
     };
     First *const *both = FIRSTS[job->weights == BF16][job->moments == F32 ? 0 : g->dither ? 2 : 1][g->scale][job->m != 0];
     work.look = both[0];
@@ -115,14 +115,34 @@ static void second_of(const Work *work, const Task *box, int64_t next) {
               box->run_count, next);
 }
 
-/* What is asked for of each neuron: angle, new norm, length of the change, its radial share. */
-static void measure(const Job *job, int64_t lane, double length, double forward, double side) {
+/* atan2 for y >= 0, to the last digits of double (Cephes' atan), without a branch: a loop over it becomes vectors. */
+INLINE double angle(double y, double x) {
+    double size = fabs(x), above = y > size ? y : size, t = (y > size ? size : y) / (above == 0 ? 1 : above);
+    double near = t > 0.4142135623730950 ? (t - 1) / (t + 1) : t, z = near * near;
+    double p = (((-0.8750608600031904 * z - 16.15753718733365) * z - 75.00855792314705) * z - 122.8866684490136) * z;
+    double q = ((((z + 24.85846490142306) * z + 165.0270098316988) * z + 432.8810604912903) * z + 485.3903996359137) * z;
+    double found = near + near * z * (p - 64.85021904942026) / (q + 194.5506571482614);
+    found += t > 0.4142135623730950 ? 0.7853981633974483 : 0;
+    found = y > size ? 1.5707963267948966 - found : found;
+    return x < 0 ? 3.141592653589793 - found : found;
+}
+
+/* What is asked for of each neuron: angle, new norm, length of the change, its radial share. The sums are now lengths
+ * before (ww) and forward (u), and the squares of what goes to the side (uu). */
+static void measure(const Job *job, const Sums *sums, int64_t lane, int64_t lanes) {
     int64_t all = job->outer * job->lanes;
-    double change = forward - length, update = sqrt(change * change + side * side);
-    job->out[lane] = (float)(length == 0 ? 0 : atan2(side, forward));
-    job->out[all + lane] = (float)sqrt(forward * forward + side * side);
-    job->out[2 * all + lane] = (float)update;
-    job->out[3 * all + lane] = (float)(length == 0 || update == 0 ? 0 : change / update);
+    float *restrict angles = job->out + lane, *restrict norms = angles + all;
+    float *restrict updates = norms + all, *restrict radials = updates + all;
+#pragma GCC ivdep
+    for (int64_t k = 0; k < lanes; k++) {
+        double length = sums->ww[k], forward = sums->u[k], square = sums->uu[k], change = forward - length;
+        double update = sqrt(change * change + square), radial = change / (update == 0 ? 1 : update);
+        double turned = angle(sqrt(square), forward);
+        angles[k] = (float)(length == 0 ? 0 : turned);
+        norms[k] = (float)sqrt(forward * forward + square);
+        updates[k] = (float)update;
+        radials[k] = (float)(length == 0 ? 0 : radial);
+    }
 }
 
 /* Turn: keep the length, and go by `rotation` on average along what is left of u without its radial part and mean. */
@@ -163,27 +183,28 @@ static void between(const Work *work, int64_t lane, int64_t lanes) {
         su[k] = stretch * length;
         suu[k] = stretch * stretch * step * step * left;
     }
-    if (job->out)
-        for (int64_t k = 0; k < lanes; k++) measure(job, lane + k, sww[k], su[k], sqrt(suu[k]));
+    if (job->out) measure(job, sums, lane, lanes);
 }
 
 /* The plain rule; its neurons are known only where they are measured. */
 static void between_plain(const Work *work, int64_t lane, int64_t lanes) {
     const Group *g = work->group;
-    const Sums *sums = &work->mine->sums;
+    Sums *sums = &work->mine->sums;
     Coefficients *to = &work->mine->coefficients;
+    double kept = g->kept, lr = g->lr;
+#pragma GCC ivdep
     for (int64_t k = 0; k < lanes; k++) {
-        to->a[k] = g->kept;
-        to->b[k] = -g->lr;
+        to->a[k] = kept;
+        to->b[k] = -lr;
         to->c[k] = 0;
         to->nearly[k] = 0;
-        if (work->job->out) {
-            double ww = sums->ww[k], along = ww > 0 ? sums->uw[k] / ww : 0, left = sums->uu[k] - along * sums->uw[k];
-            double length = sqrt(ww), side = g->lr * sqrt(left < 0 ? 0 : left);
-            if (ww == 0) side = g->lr * sqrt(sums->uu[k]);
-            measure(work->job, lane + k, length, (g->kept - g->lr * along) * length, side);
-        }
+        double ww = sums->ww[k], along = ww > 0 ? sums->uw[k] / (ww > 0 ? ww : 1) : 0, length = sqrt(ww);
+        double left = sums->uu[k] - along * sums->uw[k];
+        sums->ww[k] = length;
+        sums->u[k] = (kept - lr * along) * length;
+        sums->uu[k] = lr * lr * (left < 0 ? 0 : left);
     }
+    if (work->job->out) measure(work->job, sums, lane, lanes);
 }
 
 static void numbers_of(const Work *work, int64_t lane, int64_t lanes) {
@@ -208,6 +229,7 @@ static void tile(const Work *work, const Task *task) {
     int beside = job->segments == 1, tiny = beside && job->run < TINY;
     /* Of tiny rows two boxes are in the cache, the next one on its way. */
     int64_t fit = (tiny ? SCRATCH / 2 : SCRATCH) / (job->segments * job->run), most = fit < LANES ? fit : LANES;
+    if (most > LOT) most -= most % LOT; /* rows are added up in lots, whatever the box */
     Task box = *task;
     for (int64_t end = task->lane + task->lanes; box.lane < end; box.lane += box.lanes) {
         box.lanes = end - box.lane < most ? end - box.lane : most;

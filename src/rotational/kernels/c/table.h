@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define ROTATIONAL_ABI 2 /* raised with every change of these tables, and of what Python calls */
+#define ROTATIONAL_ABI 3 /* raised with every change of these tables, and of what Python calls */
 
 enum { RAW, RMS, SIGN };    /* what becomes of the filtered gradient */
 enum { NONE, F32, BF16, DITHERED }; /* how an array is stored; DITHERED is BF16, rounded at random */
@@ -23,7 +23,7 @@ typedef struct {
     double beta, share, eps;                    /* v <- beta v + share g^2;  u = c/(sqrt(v) + eps) */
     double rotation, ema;
     int32_t scale, center, unbias_first, unbias_second;
-    int32_t dither, seed;                       /* whether bfloat16 moments are rounded at random */
+    int32_t dither;                             /* whether bfloat16 moments are rounded at random */
 } Group;
 
 typedef struct {
