@@ -52,13 +52,12 @@ shares of a gap): **held** where all of it lies in the range, **not held** where
 between. Comparisons are paired by seed; sweeps choose their point on validation data and report test data. Expected is
 what the paper or the theory says; limits are ours.
 
-Runs on a CPU repeat bit by bit while code and torch stay the same: four of those below, run anew, gave the stored
-losses, accuracies and rotations to the last digit. Since then residual networks train with channels last, and torch's
-optimizers step fused, which rounds otherwise. So all of it was run once more, by the command above with `--jobs 2`:
-it took 36 minutes on two cores, no figure more than ten, and of 78 verdicts 62 came out the same; none went from held
-to not held, or back (see [Run anew](#run-anew)). What was predicted of runs was predicted when they ended, by the
-laws of that day, whose number results hold (`laws` among `versions`; older ones have none). By the laws of number 1
-the predictions of the four differ from the stored ones by 0% (SGDM), 0.2% and 0.5% (AdamW) and 1.9% (Lion) at most.
+Runs on a CPU repeat bit by bit while code and torch stay the same: four, run anew, gave the stored losses, accuracies
+and rotations to the last digit. All of it ran with five seeds by the command above, on two cores of a machine that did
+other work for half of the time; that is what one core took, below: 2 hours 43 minutes in all, Adam+L2 the longest with 27.
+By itself, on two quiet and faster cores, all of it took 36 minutes with three seeds, no figure more than ten (Adam+L2, with
+five, 9.3). What three seeds said stands [at the end](#with-three-seeds). What was predicted of a run was predicted when it
+ended, by laws whose number results hold (`laws` among `versions`).
 """
 
 
