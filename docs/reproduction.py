@@ -54,7 +54,7 @@ what the paper or the theory says; limits are ours.
 
 Runs on a CPU repeat bit by bit while code and torch stay the same: four, run anew, gave the stored losses, accuracies
 and rotations to the last digit. All of it ran with five seeds by the command above, on two cores of a machine that did
-other work for half of the time; that is what one core took, below: 2 hours 43 minutes in all, Adam+L2 the longest with
+other work for half of the time; that is what one core took, below: 2 hours 42 minutes in all, Adam+L2 the longest with
 27. By itself, on two quiet and faster cores, all of it took 36 minutes with three seeds, no figure more than ten
 (Adam+L2, with five, 9.3). What three seeds said stands [at the end](#with-three-seeds). What was predicted of a run was
 predicted when it ended, by laws whose number results hold (`laws` among `versions`).

@@ -136,8 +136,7 @@ TIME = Figure(
     name="run-time",
     section="5.1, run time",
     title="What a rotational step costs",
-    sentence="A rotational variant takes about as long as its base, beside which forward and backward are the larger "
-    "part.",
+    sentence="A rotational variant takes about as long as its base.",
     tiny=_timed(2, 64, 12, FEW),
     laptop=_timed(12, 512, 60, MORE_SEEDS),
     paper=_timed(48, 2048, 40, SEEDS),

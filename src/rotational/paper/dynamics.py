@@ -28,7 +28,7 @@ def _arms(images: Run, text: Run, seeds: tuple[int, ...]) -> tuple[Arm, ...]:
     return arm(RESNET, images, seeds), arm(GPT, text, seeds), arm(STANDARDIZED, standardized, seeds)
 
 
-# 1/D of SGDM is (1 - momentum)/(lr wd): 200 steps at laptop scale, so that 1500 are more than 7 of them.
+# 1/D of SGDM is (1 - momentum)/(lr wd): 200 steps at laptop scale, of which 1200 steps are 6.
 _SGD = Optimizer("sgd", lr=0.1, weight_decay=5e-3)
 
 DYNAMICS = Figure(

@@ -52,7 +52,7 @@ IMBALANCE = Figure(
     ),
     claims=(
         Claim(
-            "With half of the neurons slowed, accuracy falls with every larger factor (rank correlation)",
+            "With half of the neurons slowed, accuracy falls as the factor grows (rank correlation)",
             Rank(_HALF, _F, _ACC),
             high=-0.5,
             expected="-1",

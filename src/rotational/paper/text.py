@@ -130,4 +130,5 @@ TEXT = Figure(
             for name in (_W, _O)
         ),
     ),
+    remarks=("At laptop scale web text is characters of novels, and words are those of Wikitext-2.",),
 )
