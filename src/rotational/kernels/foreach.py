@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rotational.kernels.pieces import Held, Piece, batches
-from rotational.kernels.work import Part, Work, in_line, wide
+from rotational.kernels.work import Part, Work, in_line, span, wide
 from rotational.memory import Memory, ema
 from rotational.rotate import rounding
 from rotational.rule import Rule
@@ -205,8 +205,7 @@ def _lies_together(piece: Piece) -> bool:
     w = piece.w
     if type(w) not in (Tensor, torch.nn.Parameter) or w.device.type != "cpu":
         return False
-    gaps = sum((n - 1) * s for n, s in zip(w.shape, w.stride(), strict=True)) + 1 - w.numel()
-    return not gaps and all(x.stride() == w.stride() for x in (piece.g, *_moments(piece)))
+    return span(w) == w.numel() and all(x.stride() == w.stride() for x in (piece.g, *_moments(piece)))
 
 
 def _remember(memory: Memory, g: Tensors, batch: Sequence[Piece]) -> Tensors:

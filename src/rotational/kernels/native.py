@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rotational.kernels.layout import Layout, layout
-from rotational.kernels.work import Part, Work, beta_of, changed, in_line
+from rotational.kernels.work import Part, Work, beta_of, changed, in_line, span
 from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw, Rms, Sign
 
@@ -118,7 +118,7 @@ def refusal(part: Part) -> str | None:
     if any(x.dtype is not torch.float32 or not x.is_contiguous() or x.device != w.device for x in beside):
         return "lengths or counters that are not float32"
     found = layout(part.units or WHOLE, w.shape, w.stride())
-    if w.numel() and sum((n - 1) * s for n, s in zip(w.shape, w.stride(), strict=True)) + 1 != w.numel():
+    if span(w) != w.numel():
         return "weights with gaps between them"  # torch gives such a weight moments and gradients without gaps
     if found is None or not serves(found):
         return f"weights of strides {tuple(w.stride())}"

@@ -105,6 +105,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def span(x: Tensor) -> int:
+    """Entries from the first of a tensor to its last, those between that are not its own included."""
+    return sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) + 1 if x.numel() else 0
+
+
 def in_line(g: Tensor, w: Tensor) -> Tensor:
     """A gradient that lies as its weight does, and is stored as it is; autograd's own always is.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rotational.kernels.work import sharded
+from rotational.kernels.work import sharded, span
 
 # torch names its tensors of nothing but zeros with an underscore only.
 # pyright: reportPrivateUsage=false
@@ -96,7 +96,7 @@ def check_apart(call: str, named: Iterable[tuple[str, Tensor]]) -> None:
         x = own(p)
         if type(x) not in (Tensor, torch.nn.Parameter) or not x.numel() or not (start := x.data_ptr()):
             continue
-        end = start + _span(x) * x.element_size()
+        end = start + span(x) * x.element_size()
         if end - start < x.numel() * x.element_size():
             raise ValueError(
                 f"{call}: entries of {name} share memory with each other (strides {tuple(x.stride())}, as of expand); "
@@ -121,22 +121,17 @@ def _meet(x: Tensor, y: Tensor) -> bool:
     if x.untyped_storage().data_ptr() != y.untyped_storage().data_ptr() or x.element_size() != y.element_size():
         return True
     first = min(x.storage_offset(), y.storage_offset())
-    taken = torch.zeros(max(a.storage_offset() + _span(a) for a in (x, y)) - first, dtype=torch.bool, device=x.device)
+    taken = torch.zeros(max(a.storage_offset() + span(a) for a in (x, y)) - first, dtype=torch.bool, device=x.device)
     for a in (x, y):
         taken.as_strided(a.shape, a.stride(), a.storage_offset() - first).fill_(True)
     return int(taken.sum()) < x.numel() + y.numel()
-
-
-def _span(x: Tensor) -> int:
-    """Entries from the first of a tensor to its last."""
-    return sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) + 1 if x.numel() else 0
 
 
 def _held(call: str, name: str, what: str, x: Any) -> None:
     """Raise ValueError where a tensor's storage was taken from under it."""
     x = own(x)
     if type(x) in (Tensor, torch.nn.Parameter) and x.numel():
-        needed = (x.storage_offset() + _span(x)) * x.element_size()
+        needed = (x.storage_offset() + span(x)) * x.element_size()
         if x.untyped_storage().nbytes() < needed:
             raise ValueError(
                 f"{call}: the {what} of {name} lies in {x.untyped_storage().nbytes()} bytes and needs {needed}: its "
