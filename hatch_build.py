@@ -74,7 +74,8 @@ def _build(root: Path, target: Path) -> str | None:
                 objects.append(made)
                 known += [f"-DROTATIONAL_{name.upper()}"] if name != "base" else []
         made = target.with_suffix(f".{os.getpid()}")
-        rest = [str(sources / "entry.c"), str(sources / "pool.c"), *objects, "-lm", "-o", str(made)]
+        once = [str(sources / f"{name}.c") for name in ("entry", "pool", "look")]
+        rest = [*once, *objects, "-lm", "-o", str(made)]
         if why := _run([*command, *FLAGS, *known, "-shared", *rest]):
             made.unlink(missing_ok=True)
             return f"{command[0]} failed ({why})"

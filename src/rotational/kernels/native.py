@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import accumulate
 from operator import is_
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw, Rms, Sign
 
 LIBRARY = Path(__file__).with_name("_native.so")
-ABI = 3
+ABI = 4
 """Of c/table.h; a library of another number was built from other sources."""
 
 SCRATCH, LANES, SHARE, CLOSE, THREAD = 32768, 1024, 16384, 64, 1 << 17
@@ -151,8 +151,8 @@ class Native:
         table.fill(works)
         grads = table.gradients(works)
         table.run(torch.get_num_threads())
-        # Gradients that are copies have lived until here.
-        changed([w for w, g in zip(table.weights, grads, strict=True) if g is not None])
+        del grads  # those that are copies have lived until here
+        changed(table.stepped())
 
     def _table(self, works: Sequence[Work]) -> Table:
         return Table(works)
@@ -164,6 +164,7 @@ class Table:
     def __init__(self, works: Sequence[Work]) -> None:
         self.groups = np.zeros(2 * len(works), GROUP)
         self.jobs = np.zeros(sum(len(work.parts) for work in works), JOB)
+        self._places = self.jobs["g"]
         self._whole: list[tuple[int, ...]] = []  # tasks of whole neurons
         self._flat: list[tuple[int, ...]] = []  # of the plain rule
         self._long: list[tuple[list[tuple[int, ...]], list[tuple[int, ...]]]] = []  # sums and changes of long neurons
@@ -195,9 +196,6 @@ class Table:
         self._arguments = (self.groups.ctypes.data, *counted, self.numbers.ctypes.data)
         self._kept = [units for work in works for units, _ in work.measured.values()]
         self.weights = [part.w for work in works for part in work.parts]
-        self._stored = [
-            (_stored([part.w for part in work.parts]), [part.w.numel() for part in work.parts]) for work in works
-        ]
         starts = accumulate([len(work.parts) for work in works], initial=0)
         self._measured = [start + j for start, work in zip(starts, works, strict=False) for j in work.measured]
         self._written: list[tuple[float, ...]] = []
@@ -245,20 +243,21 @@ class Table:
     def gradients(self, works: Sequence[Work]) -> list[Tensor | None]:
         """Write down where the gradients of this step lie: autograd's own as their weights do; others are copied."""
         grads: list[Tensor | None] = []
-        for work, (stored, sizes) in zip(works, self._stored, strict=True):
-            if stored is not None and work.alike is stored and _as_many(work.grads, sizes):
-                grads += work.grads
-            else:
+        for work in works:
+            start, found, places = len(grads), work.grads, work.places
+            if places is None:
                 pairs = zip(work.parts, work.grads, strict=True)
-                grads += [None if g is None else in_line(g, part.w) for part, g in pairs]
-        places = [0 if g is None else g.data_ptr() for g in grads]
-        if 0 in places:
-            for k, (g, w) in enumerate(zip(grads, self.weights, strict=True)):
-                if g is not None and not places[k]:
-                    grads[k] = g = in_line(g, w)
-                    places[k] = g.data_ptr() or EMPTY
-        self.jobs["g"] = places
+                found = [None if g is None else in_line(g, part.w) for part, g in pairs]
+                places = [0 if g is None else g.data_ptr() or EMPTY for g in found]
+            grads += found
+            self._places[start : len(grads)] = places
         return grads
+
+    def stepped(self) -> list[Tensor]:
+        """The weights that have gradients in this step."""
+        if self._places.all():
+            return self.weights
+        return [w for w, place in zip(self.weights, self._places, strict=True) if place]
 
     def run(self, threads: int) -> None:
         """Take the step."""
@@ -267,20 +266,6 @@ class Table:
     def worth(self, threads: int) -> int:
         """How many of these threads to use: small steps are over before a second one has woken up."""
         return max(1, min(threads, self.total // THREAD + 1))
-
-
-def _as_many(grads: Sequence[Tensor | None], sizes: Sequence[int]) -> bool:
-    """Whether gradients have as many entries as their weights, which `p.grad.data = ...` does not ask."""
-    try:
-        return list(map(Tensor.numel, cast("Sequence[Tensor]", grads))) == sizes
-    except TypeError:  # some parameters have none
-        return all(g is None or g.numel() == n for g, n in zip(grads, sizes, strict=True))
-
-
-def _stored(weights: Sequence[Tensor]) -> torch.dtype | None:
-    """The precision of weights that are all of one, and without gaps; else None."""
-    dtypes = {w.dtype for w in weights}
-    return dtypes.pop() if len(dtypes) == 1 and all(w.is_contiguous() for w in weights) else None
 
 
 def _pieces(at: Layout, lanes: int) -> list[tuple[int, int]]:

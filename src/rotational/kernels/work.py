@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,7 +51,7 @@ class Work:
 
     parts         the same list for as long as nothing about its parameters changes
     grads         their gradients, taken in the precision of their weights; None where a parameter takes no step
-    alike         the precision of the gradients where all are of one, dense and without gaps; else None
+    places        where the gradients lie, if each one is stored and lies as its weights do (0 for None); else None
     rotation      to hold, in radians; `ema` is the factor of the mean that holds it
     dither        round moments that are stored in bfloat16 at random
     foreach       whether plain torch may take parameters together
@@ -69,7 +70,7 @@ class Work:
     foreach: bool
     parts: list[Part]
     grads: Sequence[Tensor | None]
-    alike: torch.dtype | None = None
+    places: np.ndarray | None = None
     measured: dict[int, tuple[Neurons, Tensor]] = field(default_factory=dict[int, "tuple[Neurons, Tensor]"])
 
     def coupled(self, turns: bool) -> float:
@@ -161,3 +162,8 @@ _LISTS = _takes_lists()
 def sharded(w: Tensor) -> bool:
     """Whether several processes hold a tensor together (a DTensor, of FSDP2 or tensor parallelism)."""
     return hasattr(w, "to_local")
+
+
+def own(x: Any) -> Any:
+    """What this process holds of a tensor, sharing its memory."""
+    return x.to_local() if sharded(x) else x

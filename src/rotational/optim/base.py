@@ -10,9 +10,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import chain
-from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -34,7 +34,8 @@ _Asked = dict[int, tuple[Neurons, Tensor]]
 class _Plan(NamedTuple):
     """What one param group does in one step, decided and checked before anything is changed.
 
-    `alike` is the precision of the gradients where all are alike (see `Work`); `turning`, whether any neuron turns.
+    `places` is where the gradients lie, if they lie as their weights do (see `Work`); `turning`, whether any neuron
+    turns.
     """
 
     group: Group
@@ -44,7 +45,13 @@ class _Plan(NamedTuple):
     rotation: float
     turning: bool
     grads: list[Tensor | None]
-    alike: torch.dtype | None
+    places: np.ndarray | None
+
+    def places_of(self, indices: list[int]) -> np.ndarray | None:
+        """Those of some parameters."""
+        if self.places is None or len(indices) == len(self.grads):
+            return self.places
+        return self.places[indices]
 
 
 class RotationalOptimizer(Optimizer):
@@ -131,7 +138,7 @@ class RotationalOptimizer(Optimizer):
             if p.is_complex():
                 raise ValueError(f"{call}: {_name(group, i)} is complex; rotations are defined for real weights.")
         index = next((i for i, g in enumerate(self.param_groups) if g is group), len(self.param_groups))
-        plan = self._plan(index, group, [p.detach() for p in group["params"]], None)  # as if all had gradients
+        plan = self._plan(index, group, [p.detach() for p in group["params"]])  # as if all had gradients
         plan.bound.foresee(call, _names(group))
 
     def _apart(self, call: str) -> None:
@@ -184,10 +191,14 @@ class RotationalOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            plans = [self._plan(i, group, *self._gradients(group)) for i, group in enumerate(self.param_groups)]
-            self._hold(plans)
+            same = self._held.same(self.param_groups, self.state)
+            plans = [
+                self._plan(i, group, *self._gradients(i, group), same) for i, group in enumerate(self.param_groups)
+            ]
+            self._hold(plans, same)
             works = [work for plan in plans for work in self._works(plan, asked)]
             self._kernels.step(works)
+            self._held.settle()
             for plan in plans:
                 plan.bound.settle(plan.grads)
                 plan.group["steps"] = plan.group.get("steps", 0) + 1
@@ -219,14 +230,14 @@ class RotationalOptimizer(Optimizer):
                 if p.grad is not None:
                     # Of two who ask for the same in one step, both see the same table.
                     known, table = self._asked.setdefault(id(p), (units, _table(count, p)))
-                    if known == units:
+                    if known is units or known == units:
                         tables[p] = table
         return tables
 
-    def _gradients(self, group: Group) -> tuple[list[Tensor | None], torch.dtype | None]:
-        """The gradients of a group, and their precision where all are alike."""
+    def _gradients(self, index: int, group: Group) -> tuple[list[Tensor | None], np.ndarray | None]:
+        """The gradients of a group, and where they lie, if they lie as their weights do."""
         grads: list[Tensor | None] = [p.grad for p in group["params"]]
-        if (alike := _alike(grads)) is None:
+        if (places := self._held.places(index, grads)) is None:
             for i, g in enumerate(grads):
                 if g is not None and (g.layout is not torch.strided or g.is_complex()):
                     kind = "complex" if g.is_complex() else "sparse"
@@ -234,14 +245,14 @@ class RotationalOptimizer(Optimizer):
                         f"{type(self).__name__}.step: {_name(group, i)} has a {kind} gradient; expected a dense real "
                         "one" + (" (Embedding(sparse=False))." if kind == "sparse" else ".")
                     )
-        return grads, alike
+        return grads, places
 
-    def _bound(self, index: int, group: Group) -> Bound:
+    def _bound(self, index: int, group: Group, same: bool) -> Bound:
         """The group's options as they were read last; read anew where one of them, or a shape, has changed."""
         while len(self._bounds) <= index:
             self._bounds.append(None)
         bound = self._bounds[index]
-        if bound is None or not bound.holds(group):
+        if bound is None or not bound.holds(group, same):
             call, control = type(self).__name__, self._control(group)
             self._check_neurons(call, group)
             try:
@@ -259,20 +270,26 @@ class RotationalOptimizer(Optimizer):
             bound.control = self._control(group)  # of another schedule, or of the next number in it
         return bound
 
-    def _plan(self, index: int, group: Group, grads: list[Tensor | None], alike: torch.dtype | None) -> _Plan:
+    def _plan(
+        self,
+        index: int,
+        group: Group,
+        grads: list[Tensor | None],
+        places: np.ndarray | None = None,
+        same: bool = False,
+    ) -> _Plan:
         call = type(self).__name__
         lr, weight_decay = (told(call, name, group[name]) for name in ("lr", "weight_decay"))
-        bound = self._bound(index, group)
+        bound = self._bound(index, group, same)
         turning = any(n is not None and g is not None for n, g in zip(bound.units, grads, strict=True))
         rotation = bound.control.rotation(bound.rule, lr, weight_decay, group.get("steps", 0)) if turning else 0.0
-        return _Plan(group, bound, lr, weight_decay, rotation, turning, grads, alike)
+        return _Plan(group, bound, lr, weight_decay, rotation, turning, grads, places)
 
-    def _hold(self, plans: Sequence[_Plan]) -> None:
+    def _hold(self, plans: Sequence[_Plan], same: bool) -> None:
         """Bring the state up to date: loaded or re-made weights count as they are then.
 
         The length of every neuron is noted at its first step.
         """
-        same = self._held.same(self.state)
         new = [(plan, i) for plan in plans for i in plan.bound.outdated(plan.grads, self.state, same)]
         if not new:
             return
@@ -322,7 +339,7 @@ class RotationalOptimizer(Optimizer):
                 foreach=group["foreach"] is not False,
                 parts=parts,
                 grads=bound.gradients(indices, plan.grads),
-                alike=None if bound.apart else plan.alike,
+                places=None if bound.apart else plan.places_of(indices),
             )
             if asked:
                 for j, i in enumerate(indices):
@@ -354,23 +371,6 @@ class RotationalOptimizer(Optimizer):
             checkpoint.restore_options(group, before)
         checkpoint.restore_state(self, state_dict)
         self._remember_nothing(self.defaults)
-
-
-_DTYPE = attrgetter("dtype")
-
-
-def _alike(grads: Sequence[Tensor | None]) -> torch.dtype | None:
-    """The precision of gradients that are all dense, real, without gaps and of one precision; else None.
-
-    They are asked all at once, since of small models each one's own questions would be half of a step.
-    """
-    try:
-        dtypes, close = set(map(_DTYPE, grads)), all(map(Tensor.is_contiguous, cast("Sequence[Tensor]", grads)))
-    except AttributeError:
-        return _alike([g for g in grads if g is not None])
-    except RuntimeError:  # of sparse rows and columns
-        return None
-    return dtype if close and len(dtypes) == 1 and not (dtype := dtypes.pop()).is_complex else None
 
 
 def _ask(work: Work, j: int, units: Neurons, table: Tensor) -> None:

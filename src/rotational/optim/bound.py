@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from math import inf
 from operator import attrgetter, is_
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rotational import _check
 from rotational.control import Control
 from rotational.kernels.choose import choose, measures
-from rotational.kernels.work import Part, sharded
+from rotational.kernels.look import ADDRESS, HOW, ask, look
+from rotational.kernels.work import Part, own, sharded
 from rotational.neurons import Neurons
 from rotational.optim import fits
-from rotational.optim.fits import own
 from rotational.optim.turning import noted
 from rotational.rule import Rule
 from rotational.scale import Rms
@@ -26,6 +28,8 @@ Group = dict[str, Any]
 
 def told(call: str, name: str, value: Any) -> Any:
     """An option that is at least 0; while a step is captured, a tensor on the device, which replays read anew."""
+    if type(value) is float and 0 <= value < inf:
+        return value
     return value if _replayed(value) else _check.number(call, name, value, low=0)
 
 
@@ -58,7 +62,7 @@ def _value(option: Any) -> Any:
     return option.item() if isinstance(option, Tensor) and option.numel() == 1 else option
 
 
-_SHAPE, _ADDRESS, _DENSE = attrgetter("shape"), Tensor.data_ptr, Tensor.is_contiguous
+_SHAPE = attrgetter("shape")
 _BESIDE = ("step", "norm", "update_rms", "turns")
 """What a parameter's state holds beside its moments."""
 
@@ -73,54 +77,48 @@ def _apart(p: Any, units: Neurons | None) -> bool:
 
 
 class Held:
-    """The state of an optimizer as it was seen last.
+    """Parameters and state of an optimizer as they were in the last step that was taken.
 
-    Small models are stepped in less time than it takes to look up each of their tensors, so everything is compared at
-    once, by identity and by address (`share_memory_` and `.data =` move what a tensor holds), and looked at one by one
-    only where something is another than before.
+    Small models are stepped in less time than it takes to ask each of their tensors, so everything is looked at in one
+    go, identity, place (`share_memory_` and `.data =` move what a tensor holds) and layout, and one by one only where
+    something is another than before.
     """
 
     def __init__(self) -> None:
-        self._values: list[Any] = []
-        self._tensors: list[Tensor] = []
-        self._sharded = False
-        self._places: list[int] = []
+        self._values: list[Any] = []  # kept alive, so that no other object takes the identity of one
+        self._starts: list[int] = []  # of each group among them
+        self._found = np.zeros((3, 0), np.int64)
+        self._known: tuple[list[int], bytes] | None = None
+        self._odd: list[Any] | None = None  # those of the last time that one of them had to be asked
 
-    def same(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
-        """Whether all of it is the same as at the last call, and lies where it did."""
-        values = list(chain.from_iterable(map(dict.values, states.values())))
-        same = _same(values, self._values)
-        if not same:
-            self._values = values
-            self._tensors = [x for x in values if isinstance(x, Tensor) and x.layout is torch.strided]
-            self._sharded = any(map(sharded, self._tensors))
-        places = list(map(_ADDRESS, map(own, self._tensors) if self._sharded else self._tensors))
-        same, self._places = same and places == self._places, places
-        return same
+    def same(self, groups: Sequence[Group], states: Mapping[Tensor, dict[str, Any]]) -> bool:
+        """Whether all of it is what it was in the step before, and lies where it did."""
+        values: list[Any] = []
+        self._starts = [0]
+        for group in groups:
+            values += group["params"]
+            self._starts.append(len(values))
+        values += chain.from_iterable(map(dict.values, states.values()))
+        odd = self._odd is not None and _same(values, self._odd)
+        found = None if odd else look(values)
+        self._odd = None if found is not None else values
+        self._values, self._found = values, ask(values, self._starts[-1]) if found is None else found
+        return self._known == self._seen()
 
+    def places(self, index: int, grads: list[Tensor | None]) -> np.ndarray | None:
+        """Where the gradients of a group lie, if each lies as its weights do; else None."""
+        if self._odd is not None or (found := look(grads)) is None:
+            return None
+        how = self._found[HOW, self._starts[index] : self._starts[index + 1]]
+        fit = found[HOW].tobytes() == how.tobytes() or ((found[HOW] == how) | (found[ADDRESS] == 0)).all()
+        return found[ADDRESS] if fit else None
 
-class _Seen:
-    """Where the parameters of a group lay when nothing about any of them was outdated."""
+    def settle(self) -> None:
+        """The step was taken: what was looked at for it is what is known."""
+        self._known = self._seen()
 
-    def __init__(self, params: Sequence[Tensor], parts: Sequence[Part | None]) -> None:
-        self._params, self._sharded = list(params), any(map(sharded, params))
-        self._waiting = [i for i, part in enumerate(parts) if part is None]
-        # The strides of all others follow from their shapes, which `Bound.holds` has compared.
-        self._loose = [i for i, p in enumerate(map(own, params)) if not p.is_contiguous()]
-        self._places = self._found(params)
-
-    def _found(self, params: Sequence[Tensor]) -> tuple[list[int], list[bool], list[tuple[int, ...]]]:
-        if self._sharded:
-            params = list(map(own, params))
-        return list(map(_ADDRESS, params)), list(map(_DENSE, params)), [params[i].stride() for i in self._loose]
-
-    def same(self, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> bool:
-        """Whether they lie there still, and none of those without a part has a gradient now."""
-        return (
-            _same(params, self._params)
-            and self._found(params) == self._places
-            and all(grads[i] is None for i in self._waiting)
-        )
+    def _seen(self) -> tuple[list[int], bytes]:
+        return self._starts, self._found.tobytes()
 
 
 class Bound:
@@ -145,7 +143,7 @@ class Bound:
         self._places: list[list[Any]] = [[]] * len(units)  # and where that lies
         self.apart: set[int] = set()
         self._rungs: list[tuple[str, str]] = [("", "")] * len(units)
-        self._seen: _Seen | None = None
+        self._waiting: list[int] | None = None  # those without a part, when nothing else was outdated
         self._shares: dict[str, tuple[list[int], list[Part]]] | None = None
         self._measured: tuple[list[Any], list[tuple[Tensor, Neurons, int]]] | None = None
         self._memory_key = memory_key
@@ -154,19 +152,21 @@ class Bound:
         self._keys = [*_BESIDE, *self._moments]
         self._fresh: set[int] = set()
 
-    def holds(self, group: Group) -> bool:
-        """Whether the group still has the options that were read, and parameters of the same shapes."""
-        return self.group is group and self.options.hold(group) and _shapes(group) == self._shapes
+    def holds(self, group: Group, same: bool) -> bool:
+        """Whether the group still has the options that were read, and parameters of the same shapes.
+
+        `same` as `Held` has it.
+        """
+        return self.group is group and self.options.hold(group) and (same or _shapes(group) == self._shapes)
 
     def outdated(
         self, grads: Sequence[Tensor | None], states: Mapping[Tensor, Mapping[str, Any]], same: bool
     ) -> list[int]:
         """Parameters with a gradient whose part is missing or no longer as it was; `same` as `Held` has it."""
-        params: list[Tensor] = self.group["params"]
-        if same and self._seen is not None and self._seen.same(params, grads):
+        if same and self._waiting is not None and all(grads[i] is None for i in self._waiting):
             return []
         old = [i for i, part in enumerate(self._parts) if not (part and self._lasts(i, part, states))]
-        self._seen = None if any(self._parts[i] for i in old) else _Seen(params, self._parts)
+        self._waiting = None if any(self._parts[i] for i in old) else old
         return [i for i in old if grads[i] is not None]
 
     def _lasts(self, i: int, part: Part, states: Mapping[Tensor, Mapping[str, Any]]) -> bool:
@@ -254,8 +254,10 @@ class Bound:
             self._say([rung for rung, part in zip(self._rungs, self._parts, strict=True) if part is not None])
         return self._shares
 
-    def gradients(self, indices: Sequence[int], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def gradients(self, indices: Sequence[int], grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """Those of some parameters, as their parts have the weights."""
+        if not self.apart and len(indices) == len(grads):
+            return grads
         found = [grads[i] for i in indices]
         for j, i in enumerate(indices if self.apart else ()):
             g: Any = found[j]

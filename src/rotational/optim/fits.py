@@ -12,17 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rotational.kernels.work import sharded, span
+from rotational.kernels.work import own, sharded, span
 
 # torch names its tensors of nothing but zeros with an underscore only.
 # pyright: reportPrivateUsage=false
 
 RESUME = "Load the state that belongs to these weights, or begin anew with opt.state.pop(p)."
-
-
-def own(x: Any) -> Any:
-    """What this process holds of a tensor, sharing its memory."""
-    return x.to_local() if sharded(x) else x
 
 
 def check_state(call: str, name: str, p: Tensor, state: Mapping[str, Any], moments: Sequence[str]) -> None:

@@ -1,0 +1,171 @@
+"""What is seen of many tensors at once: where each lies and how; and nothing that moved is stepped where it was."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rotational
+from rotational.kernels import look as module
+from rotational.kernels.look import ADDRESS, HOW, OBJECT, ask, look
+from rotational.kernels.native import EMPTY
+
+WHOLE = torch.arange(48.0).reshape(6, 8)
+VIEWS: dict[str, Tensor] = {
+    "all of it": WHOLE,
+    "a row further": WHOLE[1:],
+    "columns": WHOLE.T,
+    "every second": WHOLE[:, ::2],
+    "a number": WHOLE[2, 3],
+    "repeated": WHOLE[:1].expand(6, 8),
+    "in double": WHOLE.double(),
+    "in bfloat16": WHOLE.bfloat16(),
+    "whole numbers": WHOLE.int(),
+    "complex": torch.view_as_complex(WHOLE.reshape(6, 4, 2)),
+    "a parameter": nn.Parameter(torch.ones(6, 8)),
+    "channels last": torch.ones(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
+    "in order": torch.ones(2, 3, 4, 5),
+    "seven axes": torch.ones(1, 2, 1, 2, 1, 2, 3),
+}
+
+needs_look = pytest.mark.skipif(
+    look([WHOLE]) is None, reason="this torch has no table of functions for C, or the package no compiled library"
+)
+
+
+@needs_look
+def test_c_sees_where_each_lies_as_torch_says() -> None:
+    values: list[Any] = [*VIEWS.values(), None]
+    found = look(values)
+    assert found is not None
+    assert found[OBJECT].tolist() == list(map(id, values))
+    assert found[ADDRESS].tolist() == [*(x.data_ptr() for x in VIEWS.values()), 0]
+    assert found[HOW, -1] == 0
+    assert np.array_equal(ask(values, len(values))[:HOW], found[:HOW])
+
+
+def seers() -> list[Any]:
+    both: list[tuple[str, Callable[[list[Any]], np.ndarray | None]]] = [
+        ("C", look),
+        ("Python", lambda values: ask(values, len(values))),
+    ]
+    return [pytest.param(see, id=name, marks=[needs_look] if name == "C" else []) for name, see in both]
+
+
+@pytest.mark.parametrize("see", seers())
+def test_two_are_alike_if_shape_strides_and_precision_are(see: Callable[[list[Any]], np.ndarray]) -> None:
+    ways = see(list(VIEWS.values()))[HOW].tolist()
+    assert 0 not in ways
+    same = [ways.index(way) for way in ways]
+    # The parameter is as all of it; all others differ.
+    assert same == [0 if name == "a parameter" else i for i, name in enumerate(VIEWS)]
+
+
+@pytest.mark.parametrize("see", seers())
+def test_strides_of_axes_of_one_entry_make_no_difference(see: Callable[[list[Any]], np.ndarray]) -> None:
+    x = torch.ones(4, 1, 3)
+    same, other = x.as_strided((4, 1, 3), (3, 77, 1)), x.as_strided((4, 1, 3), (2, 3, 1))
+    a, b, c = see([x, same, other])[HOW].tolist()
+    assert a == b != c
+
+
+@pytest.mark.parametrize("see", seers())
+def test_what_has_no_entries_lies_somewhere_all_the_same(see: Callable[[list[Any]], np.ndarray]) -> None:
+    found = see([torch.ones(0, 3), torch.ones(3, 0), None])
+    assert found[ADDRESS].tolist() == [EMPTY, EMPTY, 0]
+    assert len(set(found[HOW].tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [torch.ones(3).to_sparse(), torch._efficientzerotensor(3), torch.ones(3, device="meta"), 3.0, "three"],  # pyright: ignore
+    ids=["sparse", "nothing but zeros", "on meta", "a number", "a word"],
+)
+def test_what_has_no_memory_of_its_own_is_asked_in_python(odd: Any) -> None:
+    assert look([WHOLE, odd]) is None
+    assert ask([WHOLE, odd], 2)[ADDRESS].tolist() == [WHOLE.data_ptr(), 0]
+
+
+def trained(steps: int = 6) -> list[Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 3))
+    model[0].bias.requires_grad_(False)  # one without a gradient
+    opt = rotational.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    for _ in range(steps):
+        opt.zero_grad()
+        model(torch.randn(7, 6)).square().sum().backward()
+        opt.step()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_steps_are_the_same_where_torch_tells_c_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = trained()
+    monkeypatch.setattr(module, "_call", lambda: None)
+    assert all(torch.equal(a, b) for a, b in zip(trained(), expected, strict=True))
+
+
+def test_a_table_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ((2, 0), (1, 99)):
+        monkeypatch.setattr(module, "VERSION", version)
+        module._call.cache_clear()  # pyright: ignore[reportPrivateUsage]
+        assert look([WHOLE]) is None
+    monkeypatch.undo()
+    module._call.cache_clear()  # pyright: ignore[reportPrivateUsage]
+
+
+def stepped(p: nn.Parameter, opt: Any, g: Tensor) -> None:
+    p.grad = g
+    opt.step()
+
+
+def test_state_transposed_in_place_is_stepped_as_it_lies_now() -> None:
+    torch.manual_seed(0)
+    start, grads = torch.randn(4, 4), torch.randn(3, 4, 4)
+    weights: list[Tensor] = []
+    for turned in (False, True):
+        p = nn.Parameter(start.clone())
+        opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1)
+        for g in grads[:2]:
+            stepped(p, opt, g.clone())
+        moment = opt.state[p]["exp_avg"]
+        if turned:
+            moment.t_()  # the same memory, read the other way
+        else:
+            moment.copy_(moment.T.clone())
+        stepped(p, opt, grads[2].clone())
+        weights.append(p.detach())
+    assert torch.allclose(*weights, rtol=1e-6, atol=0)
+
+
+def test_a_refused_step_leaves_nothing_known() -> None:
+    p, q = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(2, 2))
+    opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1)
+    for _ in range(3):
+        q.grad = torch.ones(2, 2)
+        stepped(p, opt, torch.randn(4, 4))
+    p.data = torch.ones(4, 5)
+    before = q.detach().clone()
+    for _ in range(2):  # nor does the second one take it for what it knows
+        p.grad = torch.randn(4, 5)
+        with pytest.raises(ValueError, match=r"exp_avg of parameter 0 .* has the shape \[4, 4\]"):
+            opt.step()
+    assert torch.equal(q, before)
+
+
+def test_a_parameter_that_changes_its_group_takes_the_options_of_the_new_one() -> None:
+    torch.manual_seed(0)
+    p, q, r = (nn.Parameter(torch.randn(4, 4)) for _ in range(3))
+    opt = rotational.AdamW(
+        [{"params": [p, q], "lr": 1e-1}, {"params": [r], "lr": 0.0}], weight_decay=0.1, rotational=False
+    )
+    for moved in (False, True):
+        if moved:
+            opt.param_groups[1]["params"].insert(0, opt.param_groups[0]["params"].pop())
+        before = q.detach().clone()
+        for x in (p, q, r):
+            x.grad = torch.randn(4, 4)
+        opt.step()
+        assert torch.equal(q, before) == moved
