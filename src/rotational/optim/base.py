@@ -22,7 +22,8 @@ from rotational.kernels.choose import RUNGS, Kernels
 from rotational.kernels.work import Work
 from rotational.neurons import Neurons
 from rotational.optim import checkpoint, fits
-from rotational.optim.bound import Bound, Group, Held, Options, told
+from rotational.optim.bound import Bound, Group, Options, told
+from rotational.optim.held import Held
 from rotational.optim.turning import center_, lengths, noted, units_of
 from rotational.rule import Rule
 from rotational.scale import Rms

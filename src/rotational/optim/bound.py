@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from math import inf
 from operator import attrgetter, is_
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rotational import _check
 from rotational.control import Control
 from rotational.kernels.choose import choose, measures
-from rotational.kernels.look import ADDRESS, HOW, ask, look
 from rotational.kernels.work import Part, own, sharded
 from rotational.neurons import Neurons
 from rotational.optim import fits
+from rotational.optim.held import identical
 from rotational.optim.turning import noted
 from rotational.rule import Rule
 from rotational.scale import Rms
@@ -76,51 +74,6 @@ def _apart(p: Any, units: Neurons | None) -> bool:
     return sharded(p) and all(x.is_replicate() or x.is_shard(0 if units else None) for x in p.placements) and whole
 
 
-class Held:
-    """Parameters and state of an optimizer as they were in the last step that was taken.
-
-    Small models are stepped in less time than it takes to ask each of their tensors, so everything is looked at in one
-    go, identity, place (`share_memory_` and `.data =` move what a tensor holds) and layout, and one by one only where
-    something is another than before.
-    """
-
-    def __init__(self) -> None:
-        self._values: list[Any] = []  # kept alive, so that no other object takes the identity of one
-        self._starts: list[int] = []  # of each group among them
-        self._found = np.zeros((3, 0), np.int64)
-        self._known: tuple[list[int], bytes] | None = None
-        self._odd: list[Any] | None = None  # those of the last time that one of them had to be asked
-
-    def same(self, groups: Sequence[Group], states: Mapping[Tensor, dict[str, Any]]) -> bool:
-        """Whether all of it is what it was in the step before, and lies where it did."""
-        values: list[Any] = []
-        self._starts = [0]
-        for group in groups:
-            values += group["params"]
-            self._starts.append(len(values))
-        values += chain.from_iterable(map(dict.values, states.values()))
-        odd = self._odd is not None and _same(values, self._odd)
-        found = None if odd else look(values)
-        self._odd = None if found is not None else values
-        self._values, self._found = values, ask(values, self._starts[-1]) if found is None else found
-        return self._known == self._seen()
-
-    def places(self, index: int, grads: list[Tensor | None]) -> np.ndarray | None:
-        """Where the gradients of a group lie, if each lies as its weights do; else None."""
-        if self._odd is not None or (found := look(grads)) is None:
-            return None
-        how = self._found[HOW, self._starts[index] : self._starts[index + 1]]
-        fit = found[HOW].tobytes() == how.tobytes() or ((found[HOW] == how) | (found[ADDRESS] == 0)).all()
-        return found[ADDRESS] if fit else None
-
-    def settle(self) -> None:
-        """The step was taken: what was looked at for it is what is known."""
-        self._known = self._seen()
-
-    def _seen(self) -> tuple[list[int], bytes]:
-        return self._starts, self._found.tobytes()
-
-
 class Bound:
     """Rule, control and units of one group, and a `Part` for each parameter that has had a gradient.
 
@@ -173,7 +126,7 @@ class Bound:
         """Whether parameter i lies where it did, and its state is made of the tensors that the part has."""
         p = self.group["params"][i]
         made_of = [p, *map(states[p].get, self._keys)] if p in states else []
-        return _same(made_of, self._made_of[i]) and _places(made_of) == self._places[i]
+        return identical(made_of, self._made_of[i]) and _places(made_of) == self._places[i]
 
     def check(self, i: int, state: Mapping[str, Any], g: Tensor, call: str, name: str) -> None:
         """Raise ValueError unless state and gradient of parameter i are such that a step may be taken."""
@@ -276,7 +229,7 @@ class Bound:
     def measured(self, neurons: Mapping[Tensor, Neurons]) -> list[tuple[Tensor, Neurons, int]]:
         """Parameters whose step can write down how these neurons change, and how many each has."""
         given = [*neurons, *neurons.values()]
-        if self._measured is None or not _same(given, self._measured[0]):
+        if self._measured is None or not identical(given, self._measured[0]):
             found: list[tuple[Tensor, Neurons, int]] = []
             for i, p in enumerate(self.group["params"]):
                 units = neurons.get(p)
@@ -291,11 +244,6 @@ class Bound:
         if part is None or i in self.apart or not measures(self._rungs[i][0], part, neurons):
             return None
         return part.norm.numel() if part.norm is not None else neurons.count(part.shape)
-
-
-def _same(found: Sequence[Any], known: Sequence[Any]) -> bool:
-    """Whether these are the very same objects."""
-    return len(found) == len(known) and all(map(is_, found, known))
 
 
 def _places(values: Sequence[Any]) -> list[Any]:
