@@ -32,14 +32,29 @@ typedef struct {
     Memory *mine;
 } Work;
 
-/* Both moments of a job after `step` steps, this one included. */
-static Work work_of(const Group *groups, Job *jobs, int64_t index, Memory *mine) {
+/* Powers for the corrections of bias, which most tasks of a step share and which take longer than a small one. */
+typedef struct {
+    const Group *group;
+    double step, turns;         /* so many steps, this one included; no turns for the plain rule */
+    double first, second, held; /* what each moment has seen of 1; the angle of this step */
+} Powers;
+
+static void raise_to(Powers *to, const Group *g, const Job *job) {
+    double step = (double)*job->step + 1, turns = job->turns ? (double)*job->turns + 1 : 0;
+    if (to->group == g && to->step == step && to->turns == turns) return;
+    double first = g->unbias_first ? 1 - pow(g->decay, step) : 1, second = g->unbias_second ? 1 - pow(g->beta, step) : 1;
+    double held = turns > 0 ? g->rotation * sqrt(1 - pow(g->ema, turns)) : 0;
+    *to = (Powers){g, step, turns, first, second, held};
+}
+
+/* A job in this step. */
+static Work work_of(const Group *groups, Job *jobs, int64_t index, Powers *powers, Memory *mine) {
     Work work = {.job = &jobs[index], .mine = mine};
     Job *job = work.job;
     const Group *g = work.group = &groups[job->group];
-    double t = (double)*job->step + 1;
-    double first = g->unbias_first ? 1 - pow(g->decay, t) : 1, second = g->unbias_second ? 1 - pow(g->beta, t) : 1;
-    work.held = job->turns ? g->rotation * sqrt(1 - pow(g->ema, (double)*job->turns + 1)) : 0;
+    raise_to(powers, g, job);
+    double first = powers->first, second = powers->second;
+    work.held = powers->held;
     work.numbers = (Numbers){
         .sign = (float)g->sign,
         .coupled = (float)g->coupled,
@@ -51,7 +66,7 @@ static Work work_of(const Group *groups, Job *jobs, int64_t index, Memory *mine)
         .share = (float)g->share,
         .root = (float)(1 / sqrt(second)),
         .eps = (float)g->eps,
-        .seed = stirred(((uint32_t)index + 0x85ebca6bu * (uint32_t)t) * GOLDEN),
+        .seed = stirred(((uint32_t)index + 0x85ebca6bu * (uint32_t)powers->step) * GOLDEN),
     };
     First *const *both = FIRSTS[job->weights == BF16][job->moments == F32 ? 0 : g->dither ? 2 : 1][g->scale][job->m != 0];
     work.look = both[0];
@@ -162,15 +177,15 @@ static void between(const Work *work, int64_t lane, int64_t lanes) {
 #pragma GCC ivdep
     for (int64_t k = 0; k < lanes; k++) {
         double ww = sww[k], all = suu[k], mean = su[k] * mean_of;
-        double uw = suw[k] - mean * sw[k], uu = all - mean * su[k];
-        double along = uw / (ww > 0 ? ww : 1), left = uu - along * uw;
+        double uw = suw[k] - mean * sw[k], uu = all - mean * su[k], per = 1 / (ww > 0 ? ww : 1);
+        double along = uw * per, left = uu - along * uw;
         left = left <= small * all ? 0 : left; /* NaN is neither */
         double before = rmss[k], rms = sqrt(ema * before * before + (1 - ema) * left);
         double length = sqrt(ww), noted = norms[k], norm = noted > 0 ? noted : length;
         double moves = left * norm * ww * held; /* 0 where one of them is; NaN moves, to show itself */
-        double step = held * length / (moves == 0 ? 1 : rms);
-        step = moves == 0 ? 0 : step;
-        double stretch = norm / (moves == 0 ? norm : sqrt(ww + step * step * left));
+        double turn = held / (moves == 0 ? 1 : rms), step = moves == 0 ? 0 : turn * length;
+        /* norm/sqrt(ww + step^2 left): roots and divisions in double are what takes long here */
+        double stretch = norm * length * per * (1 / sqrtf((float)(1 + turn * turn * left)));
         stretch = moves == 0 ? 1 : stretch;
         a[k] = stretch * (1 + step * along);
         b[k] = -stretch * step;
@@ -322,12 +337,13 @@ static void body(void *argument) {
     __asm__("" : "+r"(mine));
     Step *step = argument;
     unsigned before = quick();
+    Powers powers = {0};
     for (;;) {
         int64_t i = atomic_fetch_add(&step->next, 1);
         if (i >= step->count) break;
         const Task *task = &step->tasks[i];
         if (!step->jobs[task->job].g) continue;
-        Work work = work_of(step->groups, step->jobs, task->job, mine);
+        Work work = work_of(step->groups, step->jobs, task->job, &powers, mine);
         switch (task->kind) {
             case TILE: tile(&work, task); break;
             case SUM: sum(step, &work, task); break;
