@@ -195,6 +195,8 @@ def test_no_decay_and_no_learning_rate():
 def test_l2_under_adam_depends_on_the_gradient():
     l2 = partial(made, rule=rules.adam_l2(), lr=1e-3, weight_decay=1e-2, gradient_norm=0.1, steps=600)
     assert ("l2", "warning") in said(l2())
+    signs = said(made(rule=rules.signum(decay="coupled"), lr=1e-3, gradient_norm=0.1, steps=600))
+    assert "Under signum (coupled) weight decay joins the gradient" in signs["l2", "warning"].sentence
     assert ("l2", "warning") not in said(made(rule=rules.sgd(), gradient_norm=1.0, norm=0.5))
     from_far = said(l2(norm=50.0))
     assert "outweighs" in from_far["law", "warning"].sentence

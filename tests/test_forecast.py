@@ -357,10 +357,10 @@ def test_what_cannot_be_forecast_is_a_sentence(change, says):
         (rules.sgd(0.9), {"norm": 1.0}, "gradient_norm="),
         (rules.adam_l2(), {}, "size= and gradient_norm="),
         (rules.adam_l2(), {"size": 64}, "gradient_norm="),
-        (rules.signum(decay="coupled"), {"gradient_norm": 1.0}, "size="),
+        (rules.signum(decay="coupled"), {"gradient_norm": 1.0}, r"signum \(coupled\)\): .* needs size="),
         (rules.muon(), {"norm": 1.0, "size": 64}, "shape="),
         (rules.lion(), {"norm": 1.0}, "size="),
-        (rules.muon(decay="coupled"), {"shape": (8, 8)}, "no law is known"),
+        (rules.muon(decay="coupled"), {"shape": (8, 8)}, r"muon \(coupled\)\): no law is known"),
     ],
 )
 def test_what_a_rule_needs_is_named(rule, given, says):

@@ -260,6 +260,7 @@ def test_a_search_that_fails_stops_soon(capsys, monkeypatch):
         ("--optimizer muon", "--shape ROWS COLUMNS"),
         ("--optimizer muon --shape 4 4 --fan-in 3", "instead of --fan-in"),
         ("--optimizer sgd --norm 1", "--gradient-norm"),
+        ("--optimizer sgd --decay decoupled --norm 1", "the norm of sgd (decoupled) has units only"),
         ("--optimizer adam", "--gradient-norm"),
         ("--optimizer lion --decay coupled", "signum"),
         ("--optimizer radam --decoupled --decay adamc", "contradict"),

@@ -336,7 +336,7 @@ def _coupled(f: Forecast) -> Iterator[Advice]:
         yield Advice(
             "warning",
             "l2",
-            f"Under {f.rule.name} weight decay joins the gradient and is divided by its size: the {turn:.2g} rad/step "
+            f"Under {f.rule.title} weight decay joins the gradient and is divided by its size: the {turn:.2g} rad/step "
             "of this forecast hold for the gradient norm that was given, and another layer turns at another rate.",
             {"rotation": turn},
         )

@@ -71,7 +71,7 @@ class Control:
         source = self.rate or rule
         if isinstance(source.scale, Rms) and source.decay == "coupled":
             raise ValueError(
-                f"{self.call}: with L2 regularisation the rotation of {source.name} depends on the size of each "
+                f"{self.call}: with L2 regularisation the rotation of {source.title} depends on the size of each "
                 "gradient, so lr and weight_decay give none to hold. Pass rotation=, an angle in radians per step or "
                 "a rule that has one, such as rotational.rules.adamw()."
             )
@@ -80,7 +80,7 @@ class Control:
                 return theory.rate_of(source, lr, weight_decay)
             except ValueError:
                 raise ValueError(
-                    f"{self.call}: the rotation of {source.name} does not follow from tensors, which a captured step "
+                    f"{self.call}: the rotation of {source.title} does not follow from tensors, which a captured step "
                     "reads only when it is replayed. Pass rotation=, an angle in radians per step, or lr as a number."
                 ) from None
         if weight_decay == 0:

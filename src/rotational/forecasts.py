@@ -230,7 +230,7 @@ def in_range(call: str, result: Forecast) -> None:
         first, which = np.argwhere(lost)[0]
         of = f" of neuron {which}" if lost.shape[1] > 1 else ""
         raise ValueError(
-            f"{call}({result.rule.name}): at step {int(result.step[first])} squares or quotients{of} leave the range "
+            f"{call}({result.rule.title}): at step {int(result.step[first])} squares or quotients{of} leave the range "
             "of numbers, or the step is not stable. Give norm and gradient_norm in units nearer to 1, and an lr "
             "at which training does not diverge."
         )

@@ -61,7 +61,7 @@ def setting_of(
     missing = [f"{name}=" for name, absent in needs.items() if absent]
     if missing:
         raise ValueError(
-            f"{call}({rule.name}): the norm of this rule needs {' and '.join(missing)}. {_MEANINGS[missing[0]]}"
+            f"{call}({rule.title}): the norm of this rule needs {' and '.join(missing)}. {_MEANINGS[missing[0]]}"
         )
     full = np.ones(count)
 

@@ -106,7 +106,7 @@ def equilibrium(
         return Equilibrium(None, None, None, *_times(setting, push.shrink))
     square, law = settled.rest(setting, push)
     if not (math.isfinite(square) and law.loss > 0):
-        raise ValueError(f"{call}({rule.name}): decay this strong makes the step unstable; lower lr*weight_decay.")
+        raise ValueError(f"{call}({rule.title}): decay this strong makes the step unstable; lower lr*weight_decay.")
     moved = law.noise + law.pull * square
     rotation = float(
         settled.turn(square, square, 0.0, moved)
@@ -144,7 +144,7 @@ def described(
     if not isinstance(rule, Rule):  # pyright: ignore[reportUnnecessaryIsInstance]  a name, say
         raise TypeError(f"{call}(rule={_other(rule)}): expected a Rule, such as rotational.rules.adamw().{_hint(rule)}")
     if isinstance(rule.scale, Polar) and rule.decay == "coupled":
-        raise ValueError(f"{call}({rule.name}): no law is known for Muon with L2; its decay is decoupled.")
+        raise ValueError(f"{call}({rule.title}): no law is known for Muon with L2; its decay is decoupled.")
     if shape is not None:
         rows, columns = _matrix(call, shape)
         if size is not None and size != columns:
@@ -217,7 +217,7 @@ def rate(rule: Rule, lr: float, weight_decay: float) -> float:
     """
     if rule.decay == "coupled" and not isinstance(rule.scale, Raw):
         raise ValueError(
-            f"rate({rule.name}): with L2 regularisation the rotation depends on the size of the gradient, so "
+            f"rate({rule.title}): with L2 regularisation the rotation depends on the size of the gradient, so "
             "the hyperparameters give none. Pass rotation=, a number or another rule such as rules.adamw()."
         )
     if _bends(rule):
@@ -225,7 +225,7 @@ def rate(rule: Rule, lr: float, weight_decay: float) -> float:
         assert rotation is not None  # the sign hides the size of the gradient
         return rotation
     if isinstance(rule.scale, Polar):
-        raise ValueError(f"rate({rule.name}): the rotation depends on the matrix's shape; see equilibrium(shape=).")
+        raise ValueError(f"rate({rule.title}): the rotation depends on the matrix's shape; see equilibrium(shape=).")
     return float(_closed(rule, _product("rate", lr, _taken(rule, lr, weight_decay))))
 
 
@@ -236,7 +236,7 @@ def rate_of(rule: Rule, lr: Any, weight_decay: Any) -> Any:
     """
     by_gradient = rule.decay == "coupled" and not isinstance(rule.scale, Raw)
     if _bends(rule) or by_gradient or isinstance(rule.scale, Polar):
-        raise ValueError(f"rate_of({rule.name}): this rotation is no closed form of lr and weight_decay.")
+        raise ValueError(f"rate_of({rule.title}): this rotation is no closed form of lr and weight_decay.")
     return _closed(rule, _taken(rule, lr, weight_decay))
 
 

@@ -66,12 +66,12 @@ def of(options: argparse.Namespace, rule: Rule) -> Chosen:
     unitless = isinstance(rule.scale, Raw) and options.gradient_norm is None
     if options.norm is not None and unitless:
         raise ValueError(
-            f"--norm {options.norm:g}: the norm of {rule.name} has units only beside a gradient; give --gradient-norm "
+            f"--norm {options.norm:g}: the norm of {rule.title} has units only beside a gradient; give --gradient-norm "
             "too."
         )
     if unitless and options.weight_decay == 0:
         raise ValueError(
-            f"--weight-decay 0: without decay there is no equilibrium to start from, and the norm of {rule.name} has "
+            f"--weight-decay 0: without decay there is no equilibrium to start from, and the norm of {rule.title} has "
             "units only beside a gradient; give --gradient-norm."
         )
     if rule.decay == "coupled" and not isinstance(rule.scale, Raw | Polar) and options.gradient_norm is None:
@@ -103,7 +103,7 @@ def notes(options: argparse.Namespace, rule: Rule, chosen: Chosen) -> list[str]:
     found: list[str] = []
     first = chosen.kinds[0]
     if first.norm is None:
-        found.append(f"Norms under {rule.name} have no units without --gradient-norm, so they are left open.")
+        found.append(f"Norms under {rule.title} have no units without --gradient-norm, so they are left open.")
     if options.weights is None and options.fan_in is None and options.shape is None and first.norm is not None:
         found.append("No --fan-in was given: neurons of 768 weights are assumed.")
     if options.weights is None and options.norm is None and first.norm is not None:

@@ -56,7 +56,7 @@ def law_at(setting: Setting, state: Slow, push: Push, t: Any) -> Balance:
         if scale.rectified:
             factors = np.array([scale.rectification(int(k)) for k in np.ravel(t)]).reshape(np.shape(t))
             push = push._replace(lr=push.lr * factors)
-    q, memory = setting.power(setting.total(state.square)), setting.rule.memory.at(t)
+    q, memory = setting.power_of(state.square, setting.total(state.square)), setting.rule.memory.at(t)
     law = balance(setting, state.square, q, second, push, memory)
     if memory.decay == 0:
         return law
@@ -205,7 +205,7 @@ def _second(setting: Setting, second: Number, rest: Number, moved: Number, lengt
 
 def _rest(setting: Setting, square: Number, push: Push) -> Number:
     """Where v would rest, at this E|w|^2."""
-    return second_at_rest(setting, square, setting.power(setting.total(square)), push.coupled)
+    return second_at_rest(setting, square, setting.power_of(square, setting.total(square)), push.coupled)
 
 
 def _mean_fading(rate: Number) -> Number:

@@ -139,6 +139,14 @@ class Setting:
         """q = E|g|^2 at E|w|^2 = `square`."""
         return self.gradient**2 / square if self.scale_invariant else self.gradient**2 + 0.0 * square
 
+    def power_of(self, square: Number, total: Number) -> Number:
+        """`power` at E|w|^2 = `total`, in each class of weights: orthogonal to w, a gradient has little to give where
+        w is large."""
+        q = self.power(total)
+        if self.nodes is None or not (self.scale_invariant and self.known):
+            return q
+        return q * at_least(1 - self.small * square / total, 0.1) / (1 - self.small)
+
     def shrink(self, push: Push, square: Number) -> Number:
         """D: the decay beside the gradient, the loss's own counted in; less of it where it pulls towards a norm."""
         shrink = push.shrink + push.lr * self.radial

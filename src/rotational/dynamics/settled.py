@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rotational.dynamics.cautious import cautious, lasting
+from rotational.dynamics.maximum import steady
 from rotational.dynamics.scatter import Scatter, at_rest
 from rotational.dynamics.setting import Number, Push, Setting, mean_sign
 from rotational.memory import Memory, memory_tail, sum_of_correlations
@@ -38,11 +39,13 @@ class Balance(NamedTuple):
 
 
 def second_at_rest(setting: Setting, square: Number, q: Number, coupled: Number) -> Number:
-    """v, summed over entries, after more steps than it remembers: q + wd^2 W."""
+    """v, summed over entries, after more steps than it remembers: q + wd^2 W; Adamax's as if of noise alone."""
     scale = setting.rule.scale
     if isinstance(scale, Rms) and scale.centered:
         # The square of a moving average is taken off: its share of noise, and the decay's part, which hardly moves.
         return q * 2 * scale.beta / (1 + scale.beta)
+    if isinstance(scale, Max) and setting.coupled:
+        return q * steady(scale.beta, coupled * np.sqrt(square / q)) ** 2
     return q + coupled**2 * square
 
 

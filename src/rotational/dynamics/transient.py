@@ -165,19 +165,16 @@ class Transient:
     def _gradient(self, now: Filter, before: Number, push: Push) -> Divided:
         """The gradient of this step, divided where the rule divides."""
         setting, mean, lam, mean2 = self.setting, 0.0, push.coupled, 0.0
-        q = setting.power(before)
+        q = setting.power_of(self.square, before)
         if setting.scatters and setting.scale_invariant:
             q = q * (1 + self._scatter.lengths)
         if setting.drift:
-            mean = setting.drift * q**0.5
+            mean = setting.drift * (q if setting.nodes is None else setting.power(before)) ** 0.5
             mean2 = mean**2
             if setting.scale_invariant:  # the mean is made orthogonal to w, and what is taken off it runs along w
                 mean2 = mean2 * (1 - self.mean**2 / before)
                 lam = lam - mean * self.mean / before
             q = q * (1 - setting.drift**2)
-        if setting.nodes is not None and setting.scale_invariant and setting.known:
-            # a gradient orthogonal to w has little to give where w is large
-            q = q * at_least(1 - setting.small * self.square / before, 0.1) / (1 - setting.small)
         got = Divided(q, lam, mean)
         if self.divisor is None:
             return got if setting.law.power == 1.0 else got._replace(spread=setting.law.power)
