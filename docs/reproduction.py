@@ -5,36 +5,44 @@ python docs/reproduction.py --check    exits with 1 where they are not what the 
 python docs/reproduction.py --ledger   writes measured.json alone
 python docs/reproduction.py --take DIR copies what figures ask for from `rotational reproduce --out DIR`
 python docs/reproduction.py --prune    removes what no figure asks for any more
+python docs/reproduction.py --asides DIR runs, with data from DIR, what is missing of the runs beside the figures
 python docs/reproduction.py --tiny DIR takes what such a folder says at tiny scale, of which nothing is stored, into it
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from rich.console import Console
 
 import rotational.paper
 from rotational.lab import ledger, reproduce
-from rotational.lab.declare import plain
-from rotational.lab.figures import SCALES, Scale, Then
+from rotational.lab.declare import Run, plain
+from rotational.lab.figures import SCALES, Arm, Scale, Then
 from rotational.lab.ledger import Entry, Ledger
+from rotational.lab.measures import MEASURES
 from rotational.lab.progress import clock
 from rotational.lab.reproduce import State
 from rotational.lab.shelf import COMPUTED, Shelf
 from rotational.lab.store import RESULT
 from rotational.lab.verdicts import WORDS, Verdict, counted, digits
+from rotational.paper.asides import ASIDES
 from rotational.paper.figures import FIGURES
 from rotational.report import figure_panel
 
 HERE = Path(__file__).parent
 STORED, PAGE, REASONS = HERE / "reproduction", HERE / "reproduction.md", HERE / "reproduction" / "reasons.md"
 MEASURED = Path(rotational.paper.__file__).with_name("measured.json")
+EVERY = (*FIGURES, ASIDES)
 SIGNS = {"held": "✅", "not held": "❌", "undecided": "❔", "not run": "⚪"}
 NAMED: dict[Scale, str] = {"tiny": "tiny", "laptop": "laptop", "paper": "the paper's own"}
 
@@ -54,11 +62,14 @@ what the paper or the theory says; limits are ours.
 
 Runs on a CPU repeat bit by bit while code and torch stay the same: four, run anew, gave the stored losses, accuracies
 and rotations to the last digit. All of it ran with five seeds by the command above, on two cores of a machine that did
-other work for half of the time; that is what one core took, below: 2 hours 42 minutes in all, Adam+L2 the longest with
-27. By itself, on two quiet and faster cores, all of it took 36 minutes with three seeds, no figure more than ten
-(Adam+L2, with five, 9.3). What three seeds said stands [at the end](#with-three-seeds). What was predicted of a run was
-predicted when it ended, by laws whose number results hold (`laws` among `versions`).
+other work for half of the time; that is what one core took, below: {total} in all, {longest} the longest with {most}.
+By itself, on two quiet and faster cores, all of it took 36 minutes with three seeds, no figure more than ten. What
+three seeds said stands [at the end](#with-three-seeds). What was predicted of a run was predicted when it ended, by
+laws whose number results hold (`laws` among `versions`).
 """
+
+ASIDE = ("accuracy", "rotation", "layer spread", "neuron spread", "norm drift", "ratio radial", "ratio moving")
+"""What the table of runs beside the figures says of each."""
 
 
 def main() -> int:
@@ -67,6 +78,8 @@ def main() -> int:
         return take(Path(sys.argv[sys.argv.index("--take") + 1]))
     if "--prune" in sys.argv:
         return prune()
+    if "--asides" in sys.argv:
+        return asides(Path(sys.argv[sys.argv.index("--asides") + 1]))
     if "--tiny" in sys.argv or "--ledger" in sys.argv:
         folder = Path(sys.argv[sys.argv.index("--tiny") + 1]) if "--tiny" in sys.argv else None
         MEASURED.write_text(measured(tiny=folder), encoding="utf-8")
@@ -86,10 +99,22 @@ def main() -> int:
     return 0
 
 
+def asides(data: Path, stored: Path = STORED) -> int:
+    """Run what is missing of the runs beside the figures."""
+    from rotational.lab.workers import Pool  # all else needs no torch
+
+    with TemporaryDirectory() as folder:
+        pool, shelf = Pool(reproduce.cores()), Shelf(folder, stored)
+        ended = reproduce.run([ASIDES], "laptop", shelf, pool, data=data, console=Console())
+        take(Path(folder), stored)
+    print("\n".join(ended.failed))
+    return 1 if ended.states[0].missing else 0
+
+
 def take(folder: Path, stored: Path = STORED) -> int:
     """Copy what the figures ask for and the repository does not have."""
     shelf = Shelf(folder, stored)
-    for figure in FIGURES:
+    for figure in EVERY:
         for scale in SCALES[1:]:
             shelf.found(figure, scale)
     taken = 0
@@ -109,18 +134,23 @@ def prune(stored: Path = STORED) -> int:
 
     What a second stage asks for is known when all runs that it takes its numbers from are there.
     """
-    shelf, waiting = Shelf(stored), dict[tuple[str, str], set[str]]()
-    for figure in FIGURES:
+    shelf, waiting, further = Shelf(stored), dict[tuple[str, str], set[str]](), dict[str, str]()
+    for figure in EVERY:
         for scale in SCALES[1:]:
             found, _ = shelf.found(figure, scale)
+            for arm in (a for a in figure.arms(scale) if isinstance(a, Arm) and found.missing[a.label]):
+                further |= {run.but(seed=seed).key: figure.name for run in arm.runs for seed in arm.more}
             for arm in (a for a in figure.arms(scale) if isinstance(a, Then) and found.missing[a.source]):
                 for run in arm.runs:
                     waiting.setdefault((arm.field, _but_for(plain(run), arm.field)), set()).add(figure.name)
     old = [f for f in stored.iterdir() if f.is_dir() and f.name not in shelf.keys]
     for path in (f / RESULT for f in old if (f / RESULT).is_file()):
         run = json.loads(path.read_text(encoding="utf-8"))["run"]
-        for field in {field for field, _ in waiting}:
-            if names := waiting.get((field, _but_for(run, field))):
+        for names in (
+            *(waiting.get((field, _but_for(run, field))) for field in {field for field, _ in waiting}),
+            {further[path.parent.name]} if path.parent.name in further else None,
+        ):
+            if names:
                 print(
                     f"Nothing is removed: {path.parent} may be a second-stage run of {' or '.join(sorted(names))}, "
                     "whose first stage is not complete. Run that first, or remove the folder by hand."
@@ -162,10 +192,10 @@ def written(stored: Path = STORED) -> dict[Path, str]:
     shelf = Shelf(stored)
     states = [best for figure in FIGURES if (best := _state(figure.name, shelf)) is not None]
     files: dict[Path, str] = {}
-    parts = [HEAD, _summary(states)]
+    parts = [_head(states), _summary(states)]
     for state in states:
         parts += [_section(state, files, stored), _full_size(state, shelf)]
-    parts.append(_reasons(stored))
+    parts += [_asides(shelf, stored), _reasons(stored)]
     return {PAGE if stored == STORED else stored.parent / PAGE.name: "\n".join(p for p in parts if p) + "\n", **files}
 
 
@@ -177,6 +207,43 @@ def _state(name: str, shelf: Shelf) -> State | None:
         if state.judged:
             return state
     return reproduce.state(figure, "laptop", shelf)
+
+
+def _head(states: list[State]) -> str:
+    """The page's first words; runs that figures share took their time once."""
+    longest = max(states, key=lambda s: s.seconds)
+    total = clock(sum({run: seconds for s in states for run, seconds in s.each.items()}.values()))
+    return HEAD.format(total=total, longest=f"`{longest.figure.name}`", most=clock(longest.seconds))
+
+
+def _asides(shelf: Shelf, stored: Path) -> str:
+    """What reasons cite beside the figures."""
+    found, _ = shelf.found(ASIDES, "laptop")
+    rows: list[str] = []
+    for label, points in found.arms.items():
+        for point in points:
+            first = next(iter(point.seeds.values()))
+            numbers = (digits(mean) if math.isfinite(mean := point.mean(name)) else "" for name in ASIDE)
+            assert isinstance(first.run, Run)
+            link = f"[{label}]({stored.name}/{first.run.key}/{RESULT})"
+            rows.append(f"| {link} | {first.run.steps:,} | {len(point.seeds)} | {' | '.join(numbers)} |")
+    if not rows:
+        return ""
+    head = " | ".join(MEASURES[name].title if name in ASIDE[:5] else name for name in ASIDE)
+    return "\n".join(
+        [
+            f"## {ASIDES.title}",
+            "",
+            f"{ASIDES.sentence} `python docs/reproduction.py --asides DIR` runs what is missing of them; a row leads "
+            "to the declaration and result of its first seed. The last two columns are rotation over the formula with "
+            "the measured radial part, and with that and the measured growth of norms, both of the median layer.",
+            "",
+            f"| run | steps | seeds | {head} |",
+            "|---|--:|--:|" + "--:|" * len(ASIDE),
+            *rows,
+            "",
+        ]
+    )
 
 
 def _summary(states: list[State]) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import numpy as np
 
 from rotational.lab.declare import Run
-from rotational.lab.results import Curve, LayerResult, Outline, Result
+from rotational.lab.results import Curve, LayerResult, Outline, Result, versions
 
 LAYERS = ("stem.0.weight", "blocks.0.weight", "blocks.1.weight", "head.weight")
+VERSIONS = versions()
 PROBES = (
     *(
         f"alignment/{x}"
@@ -59,6 +60,7 @@ def result(run: Run, accuracy: float = 50.0, loss: float = 1.0, rotations: tuple
         seconds=0.01 * run.steps,
         threads=1,
         device="cpu",
+        versions=VERSIONS,
         rotation=Outline(step, curve(total, 3 * total).value, np.full(12, 0.02), 1.3),
         layers=layers,
         curves={"loss": curve(loss, 2.3), "val_loss": Curve(step[[5, 11]], np.array([1.5 * loss, loss]))},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from faking import result
 from rotational.lab import store
 from rotational.lab.declare import Computed, Data, Model, Optimizer, Run, grid
 from rotational.lab.figures import Arm, Claim, Figure, Panel, Then, named
-from rotational.lab.measures import Found, Measured, gather
+from rotational.lab.measures import Found, Measured, gather, peaks
 from rotational.lab.quantities import Across, Difference, Largest, Of, Plateau, Quantity, Rank, Ratio, Share
 from rotational.lab.shelf import COMPUTED, Shelf
 from rotational.lab.verdicts import counted, judge
@@ -71,6 +72,12 @@ def test_across_a_sweep_is_its_geometric_mean():
     assert math.isnan(Across("a", "accuracy").seeds(found(a={(0.1, 0): 1.0, (0.2, 0): -1.0}))[0])
 
 
+def test_across_a_sweep_a_point_that_diverged_for_one_seed_is_left_out_for_all():
+    f = found(a={(0.1, 0): 1.0, (0.2, 0): 4.0, (0.4, 0): 9.0, (0.1, 1): 2.0, (0.2, 1): 8.0, (0.4, 1): math.nan})
+    assert Across("a", "accuracy").seeds(f) == pytest.approx({0: 2.0, 1: 4.0})
+    assert math.isnan(Across("a", "accuracy").seeds(found(a={(0.1, 0): math.inf}))[0])
+
+
 def test_a_plateau_runs_between_the_points_where_the_measure_falls_below():
     values = {1e-3: 50.0, 1e-2: 60.0, 1e-1: 60.5, 1.0: 59.5}
     f = found(a={(lr, 0): y for lr, y in values.items()})
@@ -86,6 +93,38 @@ def test_a_plateau_of_what_diverges_beside_the_best_point_is_that_point():
 def test_ranks_along_an_axis():
     falling = {(lr, s): -lr for lr in (1.0, 2.0, 3.0) for s in (0, 1)}
     assert Rank("a", LR, "accuracy").seeds(found(a=falling)) == {0: -1.0, 1: -1.0}
+
+
+def test_a_rank_takes_the_best_of_another_axis_at_each_value_of_its_own():
+    accuracy = {(1.0, 0.1): 9.0, (1.0, 0.2): 5.0, (2.0, 0.1): 1.0, (2.0, 0.2): 8.0, (3.0, 0.1): 7.0, (3.0, 0.2): 2.0}
+    measured = [
+        Measured(RUN.but(optimizer__lr=lr, optimizer__weight_decay=wd), {"accuracy": y, "validation accuracy": y})
+        for (lr, wd), y in accuracy.items()
+    ]
+    f = Found({"a": gather("a", measured), "b": gather("b", measured[2:4])}, {})
+    assert [p.mean("accuracy") for p in peaks(f.points("a"), LR, "accuracy")] == [9.0, 8.0, 7.0]
+    assert Rank("a", LR, "accuracy").seeds(f) == {0: -1.0}
+    assert Rank("a", LR, "accuracy", also=("b", 4.0)).seeds(f) == {0: pytest.approx(-3 / 22.5**0.5)}  # 8, not 1
+
+
+def test_a_rank_may_begin_with_the_one_point_of_another_arm():
+    falling = {(lr, s): -lr for lr in (2.0, 3.0) for s in (0, 1, 2)}
+    f = found(a=falling, b={(0.1, 0): 0.0, (0.1, 1): -2.5})
+    q = Rank("a", LR, "accuracy", also=("b", 1.0))
+    assert q.arms == ("a", "b")
+    assert q.seeds(f) == {0: -1.0, 1: -0.5}
+    assert q.seeds(found(a=falling, b={(9.0, 0): 0.0})) == {0: -1.0}  # at 1, wherever its own run is on the axis
+
+
+def test_further_seeds_at_one_point_do_not_change_which_is_best():
+    three = {(0.1, s): 60.0 for s in (0, 1, 2)} | {(0.2, s): 59.0 for s in (0, 1, 2)}
+    f = found(a=three | {(0.1, 3): 10.0, (0.1, 4): 10.0})
+    assert sorted(A.seeds(f)) == [0, 1, 2, 3, 4]
+    assert A.seeds(f)[4] == 10.0
+    # nor what is said of the whole sweep
+    assert Plateau("a", LR, "accuracy", 2.0).seeds(f) == pytest.approx(dict.fromkeys((0, 1, 2), 2.0))
+    assert Rank("a", LR, "accuracy").seeds(f) == {0: -1.0, 1: -1.0, 2: -1.0}
+    assert Across("a", "accuracy").seeds(f).keys() == {0, 1, 2}
 
 
 def test_the_largest_is_of_each_seed():
@@ -127,6 +166,12 @@ def test_what_has_no_chance_in_it_is_decided_by_its_value():
 def test_a_hole_in_an_arm_leaves_its_claims_open():
     v = judge(Claim("it is", A, 9.0), found(missing=2, a=seeds(10.0)))
     assert (v.word, v.why, v.measured) == ("not run", "2 runs missing", "2 runs missing")
+
+
+def test_a_hole_for_want_of_data_says_what_is_wanted():
+    f = replace(found(missing=2, a=seeds(10.0), b=seeds(1.0)), lacking={"b": "There is no b. Give b."})
+    assert judge(Claim("it is", Difference(A, B), 9.0), f).measured == "There is no b. Give b."
+    assert judge(Claim("it is", A, 9.0), f).measured == "2 runs missing"
 
 
 def test_a_claim_needs_a_range():
@@ -203,6 +248,36 @@ def test_a_second_stage_waits_for_its_first_and_takes_each_seeds_own_curve(tmp_p
     there, ready = Shelf(tmp_path).found(one, "tiny")
     assert (ready, there.missing) == ((), {"a": 0, "b": 0})
     assert sorted(there.points("b")[0].seeds) == [0, 1]
+
+
+def test_the_best_point_of_a_sweep_gets_further_seeds_once_all_its_points_are_there(tmp_path):
+    sweep = Arm("a", grid(RUN, optimizer__lr=(0.1, 0.2), seed=(0, 1)), more=(2, 3), by="accuracy")
+    one, shelf = figure(sweep, replace(REPLAY, runs=grid(HELD, seed=(0, 1, 2, 3)), by="accuracy")), Shelf(tmp_path)
+    there, ready = shelf.found(one, "tiny")
+    assert (ready, there.missing) == (sweep.runs, {"a": 6, "b": 4})
+    for run in sweep.runs:
+        shelf.store.keep(result(run, 40 + 100 * run.optimizer.lr))
+    there, ready = shelf.found(one, "tiny")
+    best = RUN.but(optimizer__lr=0.2)
+    assert (ready, there.missing) == (grid(best, seed=(2, 3)), {"a": 2, "b": 4})
+    for run in ready:
+        shelf.store.keep(result(run, 0.0))  # what they give no longer changes the choice
+    there, ready = shelf.found(one, "tiny")
+    assert there.missing == {"a": 0, "b": 4}
+    assert [run.seed for run in ready] == [0, 1, 2, 3]  # the next stage is paired with all of them
+    assert sorted(A.seeds(there)) == [0, 1, 2, 3]
+    # Where a user asks for other seeds, all points have them.
+    assert sweep.seeded(3) == Arm("a", grid(RUN, optimizer__lr=(0.1, 0.2), seed=(0, 1, 2)))
+    assert len(list(one.jobs("tiny"))) == 6 + 4
+
+
+@pytest.mark.parametrize(
+    ("more", "by", "says"),
+    [((1, 2), "accuracy", r"its runs have the seeds \[1\] already"), ((2,), "", "expected by="), ((2,), "norm", "by=")],
+)
+def test_further_seeds_that_cannot_be(more, by, says):
+    with pytest.raises(ValueError, match=says):
+        Arm("a", ARM_A.runs, more=more, by=by)
 
 
 def test_a_stage_that_takes_a_number_takes_it_at_the_best_point(tmp_path):

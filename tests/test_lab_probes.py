@@ -10,7 +10,7 @@ import torch
 
 from laboratory import RUN, Points
 from rotational.lab import optimizers, train
-from rotational.lab.declare import Optimizer
+from rotational.lab.declare import Optimizer, Schedule
 from rotational.records import Records
 
 EVERY = RUN.every
@@ -106,6 +106,42 @@ def test_the_radial_part_of_a_loss_that_pulls_is_the_decay_that_it_amounts_to(tm
         assert Records(tmp_path).curves[f"radial/decay/{name}"][1] == pytest.approx([0.3] * 8, rel=1e-5)
 
 
+@pytest.mark.parametrize("rotational", [False, True])
+def test_norms_grow_by_what_lies_between_two_notes(rotational, tmp_path):
+    run = RUN.but(optimizer=Optimizer("adamw", 1e-2, 0.1, rotational=rotational), probes=("norms",), steps=12)
+    task = Witness(run)
+    train.train(run, task, tmp_path)
+    curves = Records(tmp_path).curves
+    for name in LAYERS:
+        lengths = [step[name][0].double().norm(dim=1).log() for step in task.seen]
+        lengths.append(dict(task.model.named_parameters())[name].detach().double().norm(dim=1).log())
+        at, values = curves[f"norms/rate/{name}"]
+        assert at.tolist() == [3, 6, 9, 12]
+        expected = [(lengths[i + 3] - lengths[i]).mean().item() / 3 for i in range(0, 12, 3)]
+        assert values == pytest.approx(expected, rel=1e-4, abs=1e-7)
+        assert curves[f"norms/still/{name}"][1].tolist() == [0.0] * 4
+    assert (max(map(abs, curves["norms/rate/4.weight"][1])) > 1e-4) is not rotational
+
+
+def test_a_neuron_without_gradients_stands_still_and_only_decays(tmp_path):
+    run = RUN.but(optimizer=Optimizer("sgd", 1e-2, 0.5), probes=("norms",))
+    task = Points(run, plain=True)
+    name = next(n for n, p in task.model.named_parameters() if p.ndim > 1)
+    # Three of its eight neurons see no loss; the others grow as fast as weights decay, but for what it pulls.
+    task.loss = lambda model, _: dict(model.named_parameters())[name][3:].sum()
+    train.train(run, task, tmp_path)
+    curves = Records(tmp_path).curves
+    assert curves[f"norms/still/{name}"][1].tolist() == [3 / 8] * 8
+    alone = RUN.but(
+        optimizer=Optimizer("sgd", 1e-2, 0.5, momentum=0.0), probes=("norms",), schedule=Schedule("constant")
+    )
+    task = Points(alone, plain=True)
+    task.loss = lambda model, _: 0.0 * dict(model.named_parameters())[name].sum()
+    train.train(alone, task, tmp_path / "alone")
+    rates = Records(tmp_path / "alone").curves[f"norms/rate/{name}"][1]
+    assert rates == pytest.approx([math.log(1 - 5e-3)] * 8, rel=1e-4)
+
+
 def test_a_step_is_timed_without_the_steps_that_are_logged(tmp_path, monkeypatch):
     run = RUN.but(probes=("time", "alignment"))
     build, clock = optimizers.build, [0.0]
@@ -143,7 +179,7 @@ def test_a_probe_that_has_nothing_to_measure_is_refused(tmp_path, changes, says)
 
 
 def test_probes_leave_training_and_the_optimizer_as_they_were(tmp_path):
-    run = RUN.but(probes=("alignment", "radial", "time"))
+    run = RUN.but(probes=("alignment", "radial", "norms", "time"))
     plain, task = Points(RUN), Points(run)
     train.train(RUN, plain, tmp_path / "plain")
     train.train(run, task, tmp_path / "probed")

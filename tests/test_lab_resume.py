@@ -70,7 +70,7 @@ def test_a_killed_run_ends_with_the_weights_and_the_log_of_one_that_was_not(name
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("at", [1, 7, 9])
 def test_a_stopped_run_goes_on(name, at, tmp_path):
-    run = RUN.but(optimizer=RULES[name], probes=() if name in ("lion", "muon") else ("radial",))
+    run = RUN.but(optimizer=RULES[name], probes=("norms",) if name in ("lion", "muon") else ("radial", "norms"))
     whole, resumed = Points(run), Points(run)
     uninterrupted = train.train(run, whole, tmp_path / "whole")
     count = itertools.count(1)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from faking import LAYERS, result
 from rotational.lab.declare import Computed, Data, Model, Optimizer, Run, Schedule, grid
 from rotational.lab.measures import MEASURES, Measured, at, best, gather, middle
 from rotational.lab.reading import inner, read
+from rotational.lab.results import Curve
 
 RUN = Run(Model("mlp", width=8), Data("blobs"), Optimizer("adamw", 0.02, 0.5), steps=120, batch=16)
 
@@ -55,6 +57,19 @@ def test_a_radial_part_counts_as_decay():
     assert m.scalar("ratio at rest") == pytest.approx(0.02 / rest)
     # the faked probe ends near 0.05 beside a weight decay of 0.5
     assert m.scalar("ratio radial") == pytest.approx(0.02 / rest / math.sqrt(1 + 0.051 / 0.5), rel=0.01)
+
+
+@pytest.mark.parametrize(("rule", "stride"), [("adamw", 0.02), ("sgd", 0.2)])
+def test_growth_of_norms_counts_beside_it_at_the_pace_of_decay(rule, stride):
+    run = RUN.but(schedule=Schedule("constant"), optimizer__rule=rule)
+    still = result(run, rotations=(0.02, 0.02, 0.02, 9.0))
+    # Shrinking by what half of the weight decay takes off in a step: lr wd, over 1 - momentum under SGD.
+    rates = {f"norms/rate/{name}": Curve(np.array([60.0, 120.0]), np.full(2, -0.25 * stride)) for name in LAYERS}
+    without, with_it = read(still), read(replace(still, probes={**still.probes, **rates}))
+    assert math.isnan(without.scalar("ratio moving"))
+    assert with_it.scalar("ratio radial") == without.scalar("ratio radial")
+    more = with_it.scalar("ratio moving") / with_it.scalar("ratio radial")
+    assert more == pytest.approx(math.sqrt((0.5 + 0.051) / (0.25 + 0.051)), rel=0.01)
 
 
 def test_without_a_formula_there_is_no_ratio():

@@ -21,6 +21,7 @@ from rotational.lab.measures import MEASURES
 from rotational.lab.named import checked
 from rotational.lab.quantities import Of, Plateau, Quantity, Rank
 from rotational.lab.shelf import Shelf
+from rotational.paper.asides import ASIDES
 from rotational.paper.figures import FIGURES
 from rotational.report import figure, figure_svg, figure_table
 
@@ -32,6 +33,8 @@ LISTED = {
     *("dynamics", "control", "control-text", "control-others", "lr-and-weight-decay", "warm-up", "adam-l2"),
     *("weight-standardization", "imbalance", "sensitivity", "assumptions", "scale-sensitive", "random-walk"),
     *("predictions", "run-time", "adamc", "replay", "lag", "overshoot"),
+    # What the paper shows on another model, or along another axis, besides.
+    *("lr-and-weight-decay-text", "warm-up-text", "sensitivity-text", "imbalance-shares"),
 }
 
 
@@ -156,6 +159,27 @@ def test_a_page_before_anything_ran_says_so(tmp_path):
     assert {v.word for v in state.verdicts} == {"not run"}
     assert "6 of its runs have not ended" in text
     assert ">not run</text>" in text
+
+
+def test_every_run_that_reasons_cite_beside_the_figures_is_stored_and_linked():
+    stored = Path(__file__).parent.parent / "docs" / "reproduction"
+    found, ready = Shelf(stored).found(ASIDES, "laptop")
+    assert (ready, sum(found.missing.values())) == ((), 0)
+    page = (stored.parent / "reproduction.md").read_text(encoding="utf-8")
+    for points in found.arms.values():
+        assert all(f"(reproduction/{p.seeds[0].run.key}/result.json)" in page for p in points)
+    assert ASIDES not in FIGURES
+
+
+def test_sweeps_of_adam_choose_over_three_seeds_and_report_five():
+    figure = BY_NAME["adam-l2"]
+    free, coupled, *balanced = figure.arms("laptop")
+    for arm in (free, coupled):
+        assert isinstance(arm, Arm)
+        assert {run.seed for run in arm.runs} == {0, 1, 2}
+        assert arm.more == (3, 4)
+    assert all({run.seed for run in arm.runs} == {0, 1, 2, 3, 4} for arm in balanced)
+    assert len(list(figure.jobs("laptop"))) == 41
 
 
 # Pictures ---------------------------------------------------------------------------------------------------------

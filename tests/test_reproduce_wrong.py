@@ -26,7 +26,6 @@ from rotational.lab.quantities import Of
 from rotational.lab.shelf import COMPUTED, Shelf
 from rotational.lab.store import RESULT, Store
 from rotational.lab.workers import Machine, Word
-from rotational.paper.base import SUBSTITUTES
 from rotational.paper.figures import FIGURES
 
 RUN = Run(
@@ -240,35 +239,6 @@ def test_several_processes_without_torchrun(capsys, tmp_path, monkeypatch):
     assert "start it with torchrun, or unset WORLD_SIZE" in err
 
 
-# Data that is missing -----------------------------------------------------------------------------------------
-
-
-def test_only_data_that_is_missing_is_stood_in_for(capsys, tmp_path, monkeypatch):
-    asked: list[Run] = []
-
-    def ended(figures, scale, *_, **__):
-        asked.extend(r for f in figures for r in f.jobs(scale) if isinstance(r, Run))
-        return reproduce.Ended((), False, {})
-
-    monkeypatch.setattr(reproduce, "run", ended)
-    monkeypatch.setattr(found, "find_spec", lambda _: True)
-    (data := tmp_path / "data").mkdir()
-    (data / "novels.txt").write_text("a")
-    _, out, _ = run(capsys, "dynamics", "--scale", "laptop", "--data", data, "--out", tmp_path / "out")
-    assert f"stands in for data that is missing (not in {data}): digits for cifar10." in out
-    assert {r.data.name for r in asked} == {"digits", "novels"}
-    declared = {r.key for r in BY_NAME["dynamics"].jobs("laptop") if isinstance(r, Run) and r.data.name == "novels"}
-    assert declared <= {r.key for r in asked}
-
-
-def test_results_with_some_data_stood_in_for_are_found_again(capsys, tmp_path):
-    mixed = BY_NAME["dynamics"].with_data({"cifar10": SUBSTITUTES["cifar10"]})
-    shelf = Shelf(tmp_path)
-    faking.fill(lambda: tuple(r for r in shelf.found(mixed, "laptop")[1] if isinstance(r, Run)), shelf.store.keep)
-    _, out, _ = run(capsys, "--list", "dynamics", "--out", tmp_path)
-    assert re.search("laptop *\n? *here:|laptop here:", out)
-
-
 # The stored results -------------------------------------------------------------------------------------------
 
 
@@ -300,6 +270,26 @@ def test_taking_removes_nothing_and_pruning_waits_for_what_a_second_stage_needs(
     assert docs["prune"](stored) == 0
     assert {path.name for path in stored.iterdir()} == whole
     json.loads(gone.read_text())
+
+
+def test_pruning_waits_for_a_sweep_whose_best_point_has_further_seeds(capsys, tmp_path):
+    docs = runpy.run_path(str(Path(__file__).parent.parent / "docs" / "reproduction.py"))
+    adam, stored = BY_NAME["adam-l2"], tmp_path / "stored"
+    shelf = Shelf(stored)
+    faking.fill(lambda: tuple(r for r in shelf.found(adam, "laptop")[1] if isinstance(r, Run)), shelf.store.keep)
+    whole = {path.name for path in stored.iterdir()}
+    assert docs["prune"](stored) == 0
+    assert {path.name for path in stored.iterdir()} == whole
+    sweep = adam.arms("laptop")[0]  # of which no second stage takes anything
+    gone = stored / sweep.runs[0].key / RESULT
+    text = gone.read_text()
+    gone.unlink()
+    capsys.readouterr()
+    assert docs["prune"](stored) == 1
+    assert "may be a second-stage run of adam-l2" in capsys.readouterr().out
+    gone.write_text(text)
+    assert docs["prune"](stored) == 0
+    assert {path.name for path in stored.iterdir()} == whole
 
 
 def test_compiling_that_does_not_work_here_is_refused_before_anything_runs(capsys, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rotational.lab import ledger, reproduce
+from rotational.lab import costs, ledger, reproduce
 from rotational.lab.declare import Run
 from rotational.lab.figures import SCALES, Figure, Scale
 from rotational.lab.ledger import Entry, Ledger
@@ -76,14 +76,21 @@ def _here(figure: Figure, shelf: Shelf, tell: Callable[[str], None]) -> dict[Sca
 
 
 def _cost(figure: Figure, scale: Scale, known: Entry | None) -> Text:
-    """Time of all runs, or their steps where nobody took the time; and how many there are."""
+    """Time of all runs, or, where nobody took it, an estimate or their steps; and how many there are."""
     jobs = list(figure.jobs(scale))
-    steps = sum(job.steps for job in jobs if isinstance(job, Run))
+    runs = [job for job in jobs if isinstance(job, Run)]
     if known is not None:
         first = f"{'>' if known.missing else ''}{clock(known.seconds).lstrip('<' if known.missing else '')}"
     else:
-        first = f"{_short(steps)} steps" if steps else ""
+        steps = f"{_short(sum(run.steps for run in runs))} steps" if runs else ""
+        first = _expected(runs) or steps if scale == "paper" else steps
     return Text.assemble(first, "\n", (f"{len(jobs)} runs", "dim"))
+
+
+def _expected(runs: Sequence[Run]) -> str:
+    """Hours on a GPU; nothing where a run's cost cannot be told."""
+    hours = [h for run in runs if (h := costs.hours(run)) is not None]
+    return f"~{_short(max(1, round(sum(hours))))} GPU h" if hours and len(hours) == len(runs) else ""
 
 
 def _outcomes(here: Mapping[Scale, Entry], there: Mapping[Scale, Entry]) -> Iterator[Text]:
@@ -100,13 +107,14 @@ def _caption(shipped: Ledger, shelf: Shelf) -> str:
     dates = sorted(e.date for entries in shipped.values() for e in entries.values())
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "nowhere yet"
     return (
-        "Times: all runs on one core, or their steps. NAME --list shows its sentence. "
+        "Times: all runs on one core, or their steps; GPU h: an estimate, within a factor of two, of hours on one "
+        f"{costs.GPU}. NAME --list shows its sentence. "
         f"Claims: at laptop scale, measured {when}; here: in {shelf.store.root}."
     )
 
 
 def _short(steps: int) -> str:
-    """A count of steps, as short as a table wants it.
+    """A count of steps or hours, as short as a table wants it.
 
     >>> _short(950), _short(13500), _short(2764734)
     ('950', '14k', '2.8M')

@@ -36,6 +36,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--list", action="store_true", help="show every figure, what it takes, and how its claims came out last"
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would run, what is there already, and how long it may take"
+    )
     parser.add_argument("--scale", choices=SCALES, default="tiny", help="tiny: seconds; laptop: minutes; paper: GPUs")
     parser.add_argument("--data", type=Path, help="folder with the data sets (default: $ROTATIONAL_DATA)")
     parser.add_argument("--seeds", type=int, help="seeds of every run (default: the figure's own)")
@@ -59,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     from rotational.lab.workers import Machine, Pool
 
     machine = Machine(options.device, options.shard, options.compile)
-    if options.compile and not options.list:
+    if options.compile and not (options.list or options.dry_run):
         from rotational.lab.compiling import check
 
         check(machine.device)
@@ -102,9 +105,21 @@ def _run(options: argparse.Namespace, data: Path | None, crew: Crew) -> int:
 
     if options.scale == "laptop":
         chosen = _substituted(chosen, data, console)
-    able, left_out = reproduce.selected(chosen, options.scale, lambda r: tasks.available(r.data, data))
+    lacks = reproduce.lacking(chosen, options.scale, lambda needed: tasks.available(needed, data))
+    able, left_out = reproduce.selected(chosen, options.scale, lacks)
     for name, why in left_out.items():
         _say(console, f"{name} is left out: {why}")
+    for figure in able if lacks else ():
+        parts: dict[str, list[str]] = {}
+        for label, why in reproduce.state(figure, options.scale, shelf, options.seeds, lacks).found.lacking.items():
+            parts.setdefault(why, []).append(f"“{label}”")
+        for why, labels in parts.items():
+            _say(console, f"{figure.name} runs without {', '.join(labels)}: {why}")
+    if options.dry_run:
+        from rotational.cli.dry import table
+
+        console.print(table(able, options.scale, shelf, options.seeds, lacks, crew.processes))
+        return 0
     _writable(options.out)
     ended = reproduce.run(
         able,
@@ -115,6 +130,7 @@ def _run(options: argparse.Namespace, data: Path | None, crew: Crew) -> int:
         seeds=options.seeds,
         console=console,
         left_out=left_out,
+        lacks=lacks,
     )
     return _told(ended, shelf, options.scale, console)
 

@@ -1,7 +1,7 @@
 """A figure of the paper as data: what runs, what is drawn, and what must hold.
 
     Arm       runs under one label: a seed each, or a sweep with some seeds at every point
-    Then      an arm that needs a number measured in another one first
+    Then      an arm that needs a number measured in another one first, at its best point, seed by seed
     Panel     one picture: which measure against which axis
     Claim     a sentence, a quantity (see `quantities`), and the range in which the sentence holds
     Figure    all of it, at three scales
@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from rotational import _check
 from rotational.lab.declare import Computed, Data, Run
+from rotational.lab.measures import MEASURES
 from rotational.lab.quantities import Quantity
 
 Scale: TypeAlias = Literal["tiny", "laptop", "paper"]
@@ -30,14 +31,35 @@ _J = TypeVar("_J", Run, Job)
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs under one label, told apart by seed and by what a sweep varies."""
+    """Runs under one label, told apart by seed and by what a sweep varies.
+
+    more    seeds that the best point gets besides when all `runs` are there: where a sweep costs much, few seeds at
+            every point choose one, and only what is reported has many. Further seeds never change the choice.
+    by      the measure that chooses it, on validation data
+    """
 
     label: str
     runs: tuple[Job, ...]
+    more: tuple[int, ...] = ()
+    by: str = ""
+
+    def __post_init__(self) -> None:
+        if taken := {run.seed for run in self.runs} & set(self.more):
+            raise ValueError(f"Arm({self.label!r}, more={self.more}): its runs have the seeds {sorted(taken)} already.")
+        if self.more and (self.by not in MEASURES or MEASURES[self.by].better is None):
+            raise ValueError(
+                f"Arm({self.label!r}, more={self.more}, by={self.by!r}): expected by= a measure with a "
+                "better end, such as 'accuracy'."
+            )
+
+    @property
+    def count(self) -> int:
+        """Runs, further seeds among them."""
+        return len(self.runs) + len(self.more)
 
     def seeded(self, seeds: int) -> Arm:
         """The same points, with seeds 0 to `seeds` - 1 at each; what draws nothing stays as it is."""
-        return replace(self, runs=_seeded(self.runs, seeds))
+        return Arm(self.label, _seeded(self.runs, seeds))
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,11 @@ class Then:
     measure: str
     by: str | None = None
 
+    @property
+    def count(self) -> int:
+        """Runs."""
+        return len(self.runs)
+
     def seeded(self, seeds: int) -> Then:
         """The same points, with seeds 0 to `seeds` - 1 at each."""
         return replace(self, runs=_seeded(self.runs, seeds))
@@ -72,7 +99,8 @@ class Panel:
     x, y       fields that a sweep varies, such as "optimizer__lr"
     arms       the labels that are drawn; all where none are named
     dashed     a second curve, drawn dashed: a prediction
-    by         the measure by which bars choose their point on validation data
+    by         the measure by which bars choose their point on validation data, and sweeps that of each x, where they
+               go over another axis besides
     """
 
     title: str
@@ -165,9 +193,11 @@ class Figure:
         return replace(self, laptop=tuple(arms))
 
     def jobs(self, scale: Scale) -> Iterator[Job]:
-        """All runs at a scale, those of a second stage as they stand before it."""
+        """All runs at a scale, those of a second stage as they stand before it: further seeds, at the first point."""
         for arm in self.arms(scale):
             yield from arm.runs
+            if isinstance(arm, Arm):
+                yield from (arm.runs[0].but(seed=seed) for seed in arm.more)
 
 
 def named(figures: tuple[Figure, ...], names: list[str]) -> tuple[Figure, ...]:

@@ -51,6 +51,7 @@ MEASURES: Mapping[str, Measure] = {
     "forecast at 90%": Measure("rotation over the forecast at 90% of the run"),
     "ratio at rest": Measure("rotation over the formula, median layer"),
     "ratio radial": Measure("rotation over the formula, median layer"),
+    "ratio moving": Measure("rotation over the formula, median layer"),
     "gradient_weight": Measure("cosine of gradient and weights, RMS over layers"),
     "gradient_momentum": Measure("cosine of gradient and momentum, RMS over layers"),
     "second_moment": Measure("second moment, standard deviation over mean, RMS over layers"),
@@ -95,10 +96,14 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What is there of a figure's arms; `missing` counts the runs of each that are not."""
+    """What is there of a figure's arms; `missing` counts the runs of each that are not, `lacking` says what of data.
+
+    lacking    a sentence for each arm that has missing runs whose data is not there
+    """
 
     arms: Mapping[str, tuple[Point, ...]]
     missing: Mapping[str, int]
+    lacking: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def points(self, arm: str) -> tuple[Point, ...]:
         """The points of an arm."""
@@ -116,6 +121,8 @@ def gather(label: str, measured: Iterable[Measured]) -> tuple[Point, ...]:
 def best(points: Sequence[Point], name: str) -> Point:
     """The point whose mean is best: on validation data where the measure has a better end, or the only point.
 
+    Means are over the seeds that all points have, so that more seeds at one of them do not change the choice.
+
     Raises ValueError where there are several and nothing to choose by.
     """
     better = MEASURES[name].better if name in MEASURES else None
@@ -123,15 +130,26 @@ def best(points: Sequence[Point], name: str) -> Point:
         return points[0]
     if better is None or not points:
         raise ValueError(f"best({len(points)} points, {name!r}): nothing says which point to take; give by= or at=.")
-    sign = 1.0 if better == "high" else -1.0
+    sign, seeds = 1.0 if better == "high" else -1.0, common(points)
 
     def value(point: Point) -> float:
         # What exists on validation data is chosen there; a time, say, exists once.
-        told = [m.scalars.get(f"validation {name}", m.scalar(name)) for m in point.seeds.values()]
+        told = [point.seeds[s].scalars.get(f"validation {name}", point.seeds[s].scalar(name)) for s in seeds]
         middle = sum(told) / len(told) if told else math.nan
         return sign * middle if math.isfinite(middle) else -math.inf
 
     return max(points, key=value)
+
+
+def peaks(points: Sequence[Point], axis: str, name: str) -> list[Point]:
+    """A point for each value of an axis, in its order: the best one where a sweep goes over another axis besides."""
+    values = sorted({at(p.run, axis) for p in points})
+    return [best([p for p in points if at(p.run, axis) == value], name) for value in values]
+
+
+def common(points: Sequence[Point]) -> list[int]:
+    """The seeds that all points have."""
+    return [seed for seed in points[0].seeds if all(seed in p.seeds for p in points)] if points else []
 
 
 def at(run: Run | Computed, path: str) -> Any:

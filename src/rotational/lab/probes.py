@@ -8,6 +8,8 @@
                   scaled_weight       cosine of g/(sqrt(v') + eps) and weights            (rules with v)
     radial      decay: k = <u, w>/|w|^2, what the loss adds to the weight decay of scale-sensitive weights (appendix H),
                   mean over neurons and all steps since the note before; u = g under SGD, g/(sqrt(v') + eps) under Adam
+    norms       rate: growth of ln|w| per step since the note before, mean over neurons: 0 at rest
+                still: share of neurons that had no gradient at all since then
     time        step: median seconds of the optimizer's steps since the note before, those that are logged left out
 
 g is the gradient of the loss, w the weights before the step, v' the second moment after it, bias taken out. The
@@ -43,6 +45,7 @@ def attach(name: str, run: Run, model: nn.Module, optimizer: Optimizer, log: Log
     made: Mapping[str, Callable[[Run, nn.Module, Optimizer, Log], Probe]] = {
         "alignment": Alignment,
         "radial": Radial,
+        "norms": Norms,
         "time": Time,
     }
     return made[name](run, model, optimizer, log)
@@ -184,6 +187,61 @@ class Radial(Probe):
         self._steps = state.get("steps", 0)
         for name, total in state.get("sums", {}).items():
             self._sums[name].fill_(total)
+
+
+class Norms(Probe):
+    """How fast norms change, and which neurons learn nothing: a layer is at rest once all of its neurons are.
+
+    A neuron without gradients only decays, and one with few does so for long.
+    """
+
+    def __init__(self, run: Run, model: nn.Module, optimizer: Optimizer, log: Log) -> None:
+        super().__init__(run, model, optimizer, log)
+        self._begin()
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        self._steps = 0
+        self._logs = {name: self._log(name) for name in self.layers}
+        self._heard = {name: torch.zeros_like(logs, dtype=torch.bool) for name, logs in self._logs.items()}
+
+    def _log(self, name: str) -> Tensor:
+        p, units = self.layers[name]
+        lengths = units.norm(p.detach()).double()
+        return lengths.clamp(min=torch.finfo(lengths.dtype).tiny).log()
+
+    @torch.no_grad()
+    def before(self, optimizer: Optimizer) -> None:
+        """See who has a gradient."""
+        for name, _, g, units in self.with_gradient():
+            self._heard[name] |= units.norm(g) > 0
+
+    @torch.no_grad()
+    def after(self, optimizer: Optimizer) -> None:
+        """Write at the logged steps."""
+        self._steps += 1
+        if self.log.steps % self.log.every == 0:
+            rates = [(self._log(name) - logs).mean() / self._steps for name, logs in self._logs.items()]
+            still = [1 - heard.double().mean() for heard in self._heard.values()]
+            values = torch.stack([*rates, *still]).tolist()
+            names = [f"norms/{what}/{name}" for what in ("rate", "still") for name in self.layers]
+            self.log.note(**dict(zip(names, values, strict=True)))
+            self._begin()
+
+    def state(self) -> dict[str, Any]:
+        """What the next note compares with."""
+        lists = {key: {name: t.flatten().tolist() for name, t in of.items()} for key, of in self._kept().items()}
+        return {"steps": self._steps, **lists}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on with it."""
+        self._steps = state.get("steps", 0)
+        for key, of in self._kept().items():
+            for name, values in state.get(key, {}).items():
+                of[name].copy_(torch.tensor(values, dtype=of[name].dtype).view_as(of[name]))
+
+    def _kept(self) -> dict[str, dict[str, Tensor]]:
+        return {"logs": self._logs, "heard": self._heard}
 
 
 class Time(Probe):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rotational.lab import statistics
-from rotational.lab.measures import MEASURES, Found, Point, at, best
+from rotational.lab.measures import MEASURES, Found, at, best, common, peaks
 from rotational.lab.statistics import Estimate
 
 
@@ -74,16 +74,20 @@ class Of(_One):
 
 @dataclass(frozen=True)
 class Across(_One):
-    """A positive measure of one arm, by its geometric mean over all points of the sweep: what does not hang on one."""
+    """A positive measure of one arm, by its geometric mean over all points of the sweep: what does not hang on one.
+
+    A point at which a seed has no finite number, because its run diverged, say, is left out for all of them.
+    """
 
     measure: str
 
     def seeds(self, found: Found) -> dict[int, float]:
         """The mean, for each seed that all points have."""
         points = found.points(self.arm)
-        common = [seed for seed in points[0].seeds if all(seed in p.seeds for p in points)]
-        values = {seed: [p.seeds[seed].scalar(self.measure) for p in points] for seed in common}
-        return {seed: statistics.geometric(row) for seed, row in values.items()}
+        seeds = common(points)
+        rows = [[p.seeds[seed].scalar(self.measure) for seed in seeds] for p in points]
+        kept = [row for row in rows if all(map(math.isfinite, row))]
+        return {seed: statistics.geometric([row[i] for row in kept]) for i, seed in enumerate(seeds)}
 
 
 @dataclass(frozen=True)
@@ -157,14 +161,14 @@ class Plateau(_One):
     within: float
 
     def seeds(self, found: Found) -> dict[int, float]:
-        """The factor, for each seed."""
+        """The factor, for each seed that all points have."""
         points = sorted(found.points(self.arm), key=lambda p: at(p.run, self.axis))
         middle = points.index(best(points, self.measure))
         x = [math.log(at(p.run, self.axis)) for p in points]
         sign = 1.0 if MEASURES[self.measure].better == "high" else -1.0
         factors: dict[int, float] = {}
-        for seed in points[middle].seeds:
-            y = [sign * p.seeds[seed].scalar(self.measure) if seed in p.seeds else -math.inf for p in points]
+        for seed in common(points):
+            y = [sign * p.seeds[seed].scalar(self.measure) for p in points]
             floor = y[middle] - self.within
             right = _edge(x[middle:], y[middle:], floor)
             left = _edge(x[middle::-1], y[middle::-1], floor)
@@ -178,22 +182,32 @@ class Plateau(_One):
 
 @dataclass(frozen=True)
 class Rank(_One):
-    """How steadily a measure rises along an axis: Spearman's correlation, 1 where it always does."""
+    """How steadily a measure rises along an axis: Spearman's correlation, 1 where it always does.
+
+    Where the sweep goes over another axis besides, each value of this one has its best point.
+
+    also    another arm, at its best point, and the value of the axis at which it stands: what its runs do not say
+    """
 
     axis: str
     measure: str
     at: tuple[tuple[str, Any], ...] = ()
+    also: tuple[str, float] | None = None
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The one, and the other."""
+        return (self.arm,) if self.also is None else (self.arm, self.also[0])
 
     def seeds(self, found: Found) -> dict[int, float]:
-        """The correlation, for each seed."""
+        """The correlation, for each seed that all points have."""
         points = [p for p in found.points(self.arm) if all(at(p.run, k) == v for k, v in self.at)]
-        return {seed: self._of(points, seed) for seed in points[0].seeds}
-
-    def _of(self, points: list[Point], seed: int) -> float:
-        with_it = [p for p in points if seed in p.seeds]
-        return statistics.rank(
-            [at(p.run, self.axis) for p in with_it], [p.seeds[seed].scalar(self.measure) for p in with_it]
-        )
+        points = peaks(points, self.axis, self.measure)
+        x = [at(p.run, self.axis) for p in points]
+        if self.also is not None:
+            points, x = [*points, best(found.points(self.also[0]), self.measure)], [*x, self.also[1]]
+        rows = {seed: [p.seeds[seed].scalar(self.measure) for p in points] for seed in common(points)}
+        return {seed: statistics.rank(x, y) for seed, y in rows.items()}
 
 
 @dataclass(frozen=True)
@@ -210,8 +224,7 @@ class Largest(Quantity):
     def seeds(self, found: Found) -> dict[int, float]:
         """For the seeds that all have; NaN where one is."""
         each = [q.seeds(found) for q in self.among]
-        common = [seed for seed in each[0] if all(seed in e for e in each)]
-        rows = {seed: [e[seed] for e in each] for seed in common}
+        rows = {seed: [e[seed] for e in each] for seed in each[0] if all(seed in e for e in each)}
         return {seed: math.nan if any(map(math.isnan, row)) else max(row) for seed, row in rows.items()}
 
 

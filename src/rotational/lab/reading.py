@@ -79,7 +79,8 @@ def _rotation(result: Result) -> dict[str, float]:
 def _at_rest(result: Result) -> dict[str, float]:
     """Rotation of the median layer over the formula, and over that with the layer's own radial part k as extra decay.
 
-    sqrt((wd + k)/wd) times the formula; NaN where k outweighs the decay, and nothing is at rest.
+    sqrt((wd + k)/wd) times the formula; NaN where k outweighs the decay, and nothing is at rest. Where norms change,
+    at the rate r of ln|w| per step, what turns neurons also lengthens them: r/(lr/(1 - momentum)) stands beside wd + k.
     """
     static = _static(result.run, 0.75 * result.run.steps)
     decay = result.run.optimizer.weight_decay
@@ -87,13 +88,27 @@ def _at_rest(result: Result) -> dict[str, float]:
     if not layers or not static > 0:
         return {}
     found = {"ratio at rest": float(np.median([x.rotation for x in layers])) / static}
-    radial = {x.name: result.probes.get(f"radial/decay/{x.name}") for x in layers}
-    ratios: list[float] = []
+    radial, moving = list[float](), list[float]()
     for x in layers:
-        if (k := radial[x.name]) is not None:
-            share = 1 + _late(k) / decay
-            ratios.append(x.rotation / (static * math.sqrt(share)) if share > 0 else math.nan)
-    return found | ({"ratio radial": float(np.median(ratios))} if ratios else {})
+        k, r = (result.probes.get(f"{name}/{x.name}") for name in ("radial/decay", "norms/rate"))
+        if k is not None:
+            extra = _late(k)
+            radial.append(_over(x.rotation, static, 1 + extra / decay))
+            if r is not None:
+                moving.append(_over(x.rotation, static, 1 + (extra + _late(r) / _stride(result.run)) / decay))
+    told = {"ratio radial": radial, "ratio moving": moving}
+    return found | {name: float(np.median(ratios)) for name, ratios in told.items() if ratios}
+
+
+def _over(rotation: float, static: float, share: float) -> float:
+    return rotation / (static * math.sqrt(share)) if share > 0 else math.nan
+
+
+def _stride(run: Run) -> float:
+    """By how much one step with a gradient moves weights in all, over the gradient: what wd is multiplied with."""
+    o = run.optimizer
+    lr = o.lr * run.schedule.multiple(int(0.75 * run.steps), run.steps)
+    return lr / (1 - o.momentum) if o.rule == "sgd" else lr
 
 
 def _aligned(result: Result) -> dict[str, float]:
@@ -166,9 +181,9 @@ def _static(run: Run, step: float) -> float:
 
 
 def _full(run: Run) -> float:
-    """The same at the full lr."""
+    """The same at the full lr; NaN, too, where one step takes the whole weight away, as at the corner of a grid."""
     o = run.optimizer
-    if o.weight_decay == 0 or o.rule in ("adam", "muon"):
+    if o.weight_decay == 0 or o.rule in ("adam", "muon") or o.lr * o.weight_decay >= 1:
         return math.nan
     return rate(declared(o), o.lr, o.weight_decay)
 

@@ -1,6 +1,7 @@
 """From names to results: what is missing of some figures is run, stage by stage, and nothing twice.
 
-selected    which figures can run with the data at hand, and a sentence for each that cannot
+lacking     which data are not there, and a sentence for each
+selected    which figures can run without them, in whole or in part, and a sentence for each that cannot
 run         runs what is missing, with progress; Ctrl-C keeps everything
 state       what is known of each figure: claims judged by what is stored
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -17,8 +18,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from rotational.lab import verdicts
-from rotational.lab.declare import Run
-from rotational.lab.figures import Figure, Job, Scale
+from rotational.lab.declare import Data, Run
+from rotational.lab.figures import Figure, Job, Scale, Then
 from rotational.lab.measures import Found
 from rotational.lab.progress import Shown
 from rotational.lab.shelf import Shelf
@@ -44,9 +45,15 @@ class State:
         return sum(self.found.missing.values())
 
     @property
+    def each(self) -> dict[str, float]:
+        """Seconds of each run that has ended, by its key: arms may share some."""
+        points = (p for arm in self.found.arms.values() for p in arm)
+        return {m.run.key: m.seconds for p in points for m in p.seeds.values()}
+
+    @property
     def ran(self) -> int:
         """Runs that have ended."""
-        return sum(len(p.seeds) for arm in self.found.arms.values() for p in arm)
+        return len(self.each)
 
     @property
     def judged(self) -> bool:
@@ -56,8 +63,7 @@ class State:
     @property
     def seconds(self) -> float:
         """What the runs that are there took, one after the other."""
-        points = (p for arm in self.found.arms.values() for p in arm)
-        return sum(m.seconds for p in points for m in p.seeds.values())
+        return sum(self.each.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,29 +81,45 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def selected(
-    figures: Sequence[Figure], scale: Scale, available: Callable[[Run], str | None]
-) -> tuple[tuple[Figure, ...], dict[str, str]]:
-    """The figures whose data is there, and why each of the others is left out.
+def lacking(figures: Sequence[Figure], scale: Scale, available: Callable[[Data], str | None]) -> dict[Data, str]:
+    """The data that runs of the figures need and that are not there, each with a sentence that says what is.
 
-    `available` says in a sentence what a run's data lacks, or None; see `tasks.available`.
+    `available` says it of one of them, or None; see `tasks.available`.
     """
-    able: list[Figure] = []
+    needed = dict.fromkeys(run.data for figure in figures for run in figure.jobs(scale) if isinstance(run, Run))
+    return {data: said for data in needed if (said := available(data)) is not None}
+
+
+def selected(
+    figures: Sequence[Figure], scale: Scale, lacks: Mapping[Data, str]
+) -> tuple[tuple[Figure, ...], dict[str, str]]:
+    """The figures of which some runs have their data, and why each of the others is left out."""
     why: dict[str, str] = {}
     for figure in figures:
-        runs = {run.data: run for run in figure.jobs(scale) if isinstance(run, Run)}
-        lacking = next((said for run in runs.values() if (said := available(run)) is not None), None)
-        if lacking is None:
-            able.append(figure)
-        else:
-            why[figure.name] = lacking
-    return tuple(able), why
+        said = [_lacks(job, lacks) for job in figure.jobs(scale)]
+        if said and all(said):
+            why[figure.name] = " ".join(dict.fromkeys(filter(None, said)))
+    return tuple(f for f in figures if f.name not in why), why
 
 
-def state(figure: Figure, scale: Scale, shelf: Shelf, seeds: int | None = None) -> State:
-    """What is known of a figure."""
+def state(
+    figure: Figure, scale: Scale, shelf: Shelf, seeds: int | None = None, lacks: Mapping[Data, str] | None = None
+) -> State:
+    """What is known of a figure; claims on runs that have no data say so."""
     found, _ = shelf.found(figure, scale, seeds)
+    why: dict[str, str] = {}
+    for arm in figure.arms(scale):
+        said = [s for job in arm.runs if (s := _lacks(job, lacks or {}))]
+        if isinstance(arm, Then) and arm.source in why:
+            said.append(why[arm.source])
+        if said and found.missing[arm.label]:
+            why[arm.label] = said[0]
+    found = replace(found, lacking=why)
     return State(figure, scale, found, verdicts.judged(figure, found))
+
+
+def _lacks(job: Job, lacks: Mapping[Data, str]) -> str | None:
+    return lacks.get(job.data) if isinstance(job, Run) else None
 
 
 def stored(figures: Sequence[Figure], scale: Scale, shelf: Shelf) -> State | None:
@@ -125,20 +147,27 @@ def run(
     seeds: int | None = None,
     console: Console | None = None,
     left_out: Mapping[str, str] | None = None,
+    lacks: Mapping[Data, str] | None = None,
 ) -> Ended:
     """Let a crew run what is missing of the figures; runs that several share are run once.
+
+    Runs whose data `lacks` names are not begun, and claims on them say why; see `lacking`.
 
     A figure's second stage begins when its first has ended, so there are as many rounds as there are stages. A run
     that another process works at is looked at once more when the others of its round have ended.
     """
     aside: dict[str, str] = {}  # why a run is not tried again
     taken: set[str] = set()
+
+    def missing() -> list[Job]:
+        return [job for job in ready(figures, scale, shelf, seeds) if not _lacks(job, lacks or {})]
+
     with crew.stopping() as stop, Shown(console, figures, scale, shelf, seeds, crew.processes) as shown:
         while not stop.is_set():
-            ready = [job for job in _ready(figures, scale, shelf, seeds) if job.key not in aside]
-            if not ready:
+            jobs = [job for job in missing() if job.key not in aside]
+            if not jobs:
                 break
-            shown.expect(ready)
+            shown.expect(jobs)
 
             def hear(word: Word) -> None:
                 shown.hear(word)
@@ -149,16 +178,16 @@ def run(
                         aside[word.key] = "another process is still at work; the same command goes on when it has ended"
                     taken.add(word.key)
 
-            crew.work(ready, shelf.store.root, data, hear, stop)
+            crew.work(jobs, shelf.store.root, data, hear, stop)
         interrupted = stop.is_set()
-    states = tuple(state(figure, scale, shelf, seeds) for figure in figures)
-    missing = {job.key for job in _ready(figures, scale, shelf, seeds)}  # another process may have ended it by now
-    failed = dict.fromkeys(why for key, why in aside.items() if key in missing)
+    states = tuple(state(figure, scale, shelf, seeds, lacks) for figure in figures)
+    open_ = {job.key for job in missing()}  # another process may have ended it by now
+    failed = dict.fromkeys(why for key, why in aside.items() if key in open_)
     return Ended(states, interrupted, left_out or {}, tuple(failed))
 
 
-def _ready(figures: Sequence[Figure], scale: Scale, shelf: Shelf, seeds: int | None) -> list[Job]:
-    """What can begin now, the longest first within a figure, so that the last ones are short."""
+def ready(figures: Sequence[Figure], scale: Scale, shelf: Shelf, seeds: int | None) -> list[Job]:
+    """What can begin now, each run once, the longest first within a figure, so that the last ones are short."""
     found: dict[str, Job] = {}
     for figure in figures:
         for job in sorted(shelf.found(figure, scale, seeds)[1], key=_size, reverse=True):
@@ -181,6 +210,7 @@ def table(states: Sequence[State]) -> Table:
     made.add_column("claim; measured, and where it holds")
     for s in states:
         for i, v in enumerate(s.verdicts):
-            said = f"{escape(v.claim.sentence)}\n[dim]{escape(f'{v.measured}; holds if {v.holds}')}[/dim]"
+            told = f"{v.measured.removesuffix('.')}; holds if {v.holds}"
+            said = f"{escape(v.claim.sentence)}\n[dim]{escape(told)}[/dim]"
             made.add_row(s.figure.name if i == 0 else "", v.word, said, end_section=i == len(s.verdicts) - 1)
     return made

@@ -80,16 +80,21 @@ class Shelf:
             runs = self.resolved(arm, arms, missing)
             there = [m for run in runs or () if (m := self.get(run)) is not None]
             arms[arm.label] = gather(arm.label, there)
-            missing[arm.label] = len(arm.runs) - len(there)
+            missing[arm.label] = arm.count - len(there)
             ready += [run for run in runs or () if self.get(run) is None]
         return Found(arms, missing), tuple(dict.fromkeys(ready))
 
     def resolved(
         self, arm: Arm | Then, arms: dict[str, tuple[Point, ...]], missing: dict[str, int]
     ) -> tuple[Job, ...] | None:
-        """The runs of an arm; None for a second stage whose first is not complete."""
+        """The runs of an arm, as far as they are known; None for a second stage whose first is not complete."""
         if isinstance(arm, Arm):
-            return arm.runs
+            there = [m for run in arm.runs if (m := self.get(run)) is not None] if arm.more else []
+            if not there or len(there) < len(arm.runs):
+                return arm.runs
+            # Not the point's own run: that one has lost what tells seeds apart.
+            point = next(iter(best(gather(arm.label, there), arm.by).seeds.values())).run
+            return (*arm.runs, *(point.but(seed=seed) for seed in arm.more))
         if missing.get(arm.source, 1) or not arms[arm.source]:
             return None
         point = best(arms[arm.source], arm.by or arm.measure)

@@ -52,11 +52,14 @@ class Verdict:
 def judge(claim: Claim, found: Found) -> Verdict:
     """Decide a claim by the results that are there.
 
-    All runs of its arms must be there: a sweep with a hole has no best point.
+    All runs of its arms must be there: a sweep with a hole has no best point. Where they are not for want of data,
+    `why` says what is wanted.
     """
-    missing = sum(found.missing.get(arm, 0) for arm in dict.fromkeys(claim.quantity.arms))
+    arms = dict.fromkeys(claim.quantity.arms)
+    missing = sum(found.missing.get(arm, 0) for arm in arms)
     if missing:
-        return Verdict(claim, "not run", None, f"{missing} run{'s' * (missing > 1)} missing")
+        lacking = dict.fromkeys(found.lacking[arm] for arm in arms if arm in found.lacking)
+        return Verdict(claim, "not run", None, " ".join(lacking) or f"{missing} run{'s' * (missing > 1)} missing")
     estimate = claim.quantity.estimate(found)
     if not math.isfinite(estimate.value):
         return Verdict(claim, "undecided", estimate, "a run of it has no finite value: diverged, or not measured")

@@ -7,6 +7,7 @@
     appendix                         A.2, G, H, J.6, J.7, the table of predictions, run time
     after                            what came after the paper
     figures                          all of them, in order
+    asides                           runs beside them, which no claim asks for
 
 Kosson, Messmer, Jaggi, "Rotational Equilibrium: How Weight Decay Balances Learning Across Neural Networks", ICML 2024,
 arXiv 2305.17212. Settings at paper scale are the paper's own; those at the other scales, and all limits, are ours.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rotational.lab.declare import Data, Model, Optimizer, Run
+from rotational.lab.declare import Data, Model, Optimizer, Run, grid
 from rotational.lab.figures import Arm, Claim, Figure, Panel, Then
 from rotational.lab.quantities import Across, Difference, Of, Ratio, Share
-from rotational.paper.base import FEW, MORE_SEEDS, SEEDS, arm, cifar, rotational, small, then, tiny_net
+from rotational.paper.base import FEW, MORE_SEEDS, SEEDS, TUNED, arm, cifar, ends, rotational, small, then, tiny_net
 
-_LR, _WD = "optimizer__lr", "optimizer__weight_decay"
+_LR, _WD, _ACC = "optimizer__lr", "optimizer__weight_decay", "accuracy"
 
 # 5.3a ---------------------------------------------------------------------------------------------------------
 
@@ -21,24 +21,36 @@ def _adam(
     at: tuple[float, float],
     l2: float,
     seeds: tuple[int, ...],
+    more: tuple[int, ...] = (),
+    without: tuple[float, float] | None = None,
 ) -> tuple[Arm | Then, ...]:
     """Two grids over lr and decay; then Adam+L2's directions with all layers at AdamW's rotation, or at their mean.
 
-    `at` is AdamW's (lr, weight decay) whose rotation is held, `l2` the coefficient that its gradients see.
+    `at` is AdamW's (lr, weight decay) whose rotation is held, `l2` the coefficient that its gradients see. All points
+    of a grid have `seeds`, which choose one on validation data; that one, and what is compared with it, has `more`
+    besides. `without` is a point (lr, coefficient) of Adam+L2's grid that is left out.
     """
+
+    def sweep(label: str, run: Run, grids: tuple[tuple[float, ...], tuple[float, ...]]) -> Arm:
+        points = grid(run, optimizer__lr=grids[0], optimizer__weight_decay=grids[1])
+        kept = [p for p in points if (p.optimizer.lr, p.optimizer.weight_decay) != without or run is base]
+        runs = tuple(r for point in kept for r in grid(point, seed=seeds))
+        return Arm(label, runs, more, _ACC if more else "")
+
+    every = (*seeds, *more)
     l2_run = base.but(optimizer__rule="adam")
     # The angle is that of AdamW at `at`, given as a number: lr and L2 coefficient stay those of Adam+L2.
     angle = float(f"{(2 * at[0] * at[1] * 0.1 / 1.9) ** 0.5:.4g}")
     held = rotational(l2_run.but(optimizer__lr=at[0], optimizer__weight_decay=l2))
     return (
-        arm(_W, base, seeds, optimizer__lr=decoupled[0], optimizer__weight_decay=decoupled[1]),
-        arm(_L2, l2_run, seeds, optimizer__lr=coupled[0], optimizer__weight_decay=coupled[1]),
-        arm(_BALANCED, held.but(optimizer__rotation=angle), seeds),
-        then(_OWN, held, "optimizer__angles", _L2, "rotation", seeds, by="accuracy"),
+        sweep(_W, base, decoupled),
+        sweep(_L2, l2_run, coupled),
+        arm(_BALANCED, held.but(optimizer__rotation=angle), every),
+        then(_OWN, held, "optimizer__angles", _L2, "rotation", every, by=_ACC),
     )
 
 
-_ACC = "accuracy"
+_LRS = tuple(0.2 * 2.0**k for k in range(-10, 1))
 
 ADAM = Figure(
     name="adam-l2",
@@ -54,15 +66,24 @@ ADAM = Figure(
         ((8e-3, 1.6e-2), (2e-4, 1e-3, 4e-3)),
         (2e-2, 0.1),
         1e-3,
-        MORE_SEEDS,
+        SEEDS,
+        # Forty runs fit into ten minutes on two cores. Where lr and coefficient are both largest accuracy is 6 points
+        # lower than anywhere else on the grid, and the spread that of the grid's mean.
+        more=MORE_SEEDS[len(SEEDS) :],
+        without=(1.6e-2, 4e-3),
     ),
-    paper=_adam(
-        cifar(Model("resnet18"), 256),
-        (tuple(2.0**k * 1e-4 for k in range(1, 9)), tuple(2.0**k * 1e-2 for k in range(-1, 6))),
-        (tuple(2.0**k * 1e-4 for k in range(1, 7)), tuple(2.0**k * 1e-5 for k in range(-1, 6))),
-        (1.25e-2, 8e-2),
-        1e-5,
-        MORE_SEEDS,
+    # The authors' grids, but for their row without decay, where nothing comes to rest, and their one seed: three decide
+    # what is said of whole grids. As with them, Adam's second moment sees the decay that gives AdamW's rotation.
+    paper=ends(
+        _adam(
+            cifar(Model("resnet18"), 256, TUNED),
+            (_LRS, tuple(1e-2 * 2.0**k for k in range(-2, 10))),
+            (_LRS, tuple(1e-3 * 2.0**k for k in range(-5, 5))),
+            (1.25e-2, 8e-2),
+            8e-2,
+            SEEDS,
+            more=MORE_SEEDS[len(SEEDS) :],
+        )
     ),
     panels=(
         Panel("Test accuracy", "heat", _ACC, x=_LR, y=_WD, arms=(_W, _L2)),
@@ -111,7 +132,17 @@ ADAM = Figure(
             for name in (_BALANCED, _OWN)
         ),
     ),
+    remarks=(
+        "At laptop scale all points of the two grids have three seeds, over which validation data choose one; that one "
+        "and the balanced arms have five, so that claims on single points rest on five, and those on whole grids on "
+        "three. It was planned when five seeds everywhere were there: the choice is the same, and so is every verdict. "
+        "Of Adam+L2's grid the point with the largest lr and coefficient is left out: with five seeds its accuracy was "
+        "6 points below any other, and its spread that of the grid's geometric mean.",
+    ),
 )
+"""At laptop scale the sweeps of this figure are in two stages, so that it takes ten minutes on two cores at most: three
+seeds at each point choose the best on validation data, and two more seeds go to that point alone (`Arm(more=)`). They
+never change the choice, which is made over the seeds that all points have."""
 
 # 5.3b ---------------------------------------------------------------------------------------------------------
 
@@ -136,10 +167,12 @@ STANDARDIZATION = Figure(
     "unequal rotation; standardizing weights, or holding rotation, makes them equal.",
     tiny=_norms(tiny_net().but(optimizer=Optimizer("sgd", 0.1, 1e-2)), (0.05, 0.2), FEW),
     laptop=_norms(small(1200).but(optimizer=Optimizer("sgd", 0.1, 5e-3)), (0.01, 0.03, 0.1, 0.3), MORE_SEEDS),
-    paper=_norms(
-        cifar(Model("resnet18"), 256).but(optimizer=_sgd, data=Data("cifar100")),
-        (0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0),
-        SEEDS,
+    paper=ends(
+        _norms(
+            cifar(Model("resnet18"), 256, TUNED).but(optimizer=_sgd, data=Data("cifar100")),
+            (0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0),
+            SEEDS,
+        )
     ),
     panels=(
         Panel("Test accuracy", "sweep", _ACC, x=_LR, log_x=True),

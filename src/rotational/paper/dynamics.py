@@ -39,7 +39,8 @@ DYNAMICS = Figure(
     "and betas predict.",
     tiny=_arms(tiny_net().but(optimizer=_SGD, schedule=CONSTANT), tiny_words(), FEW),
     laptop=_arms(small(1200).but(optimizer=_SGD, schedule=CONSTANT), words(1300), MORE_SEEDS),
-    # 50 epochs at a constant lr; constant with warm-up for GPT.
+    # 50 epochs, and 100,000 steps, at a constant lr without warm-up. The authors' ResNet-50 normalises before its
+    # convolutions, and ran once, as each GPT did.
     paper=_arms(imagenet(epochs=50).but(schedule=CONSTANT), openwebtext(), SEEDS),
     panels=(
         Panel(

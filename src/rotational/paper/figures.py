@@ -9,14 +9,16 @@ from rotational.paper.appendix import ASSUMPTIONS, SENSITIVE
 from rotational.paper.computed import PREDICTIONS, TIME, WALK
 from rotational.paper.control import CONTROL, OTHERS
 from rotational.paper.dynamics import DYNAMICS
-from rotational.paper.imbalance import IMBALANCE, SENSITIVITY
+from rotational.paper.imbalance import IMBALANCE, SHARES
+from rotational.paper.language import RATES_TEXT, WARMUP_TEXT
 from rotational.paper.rates import RATES, WARMUP
+from rotational.paper.sensitivity import SENSITIVITY, SENSITIVITY_TEXT
 from rotational.paper.text import TEXT
 
 FIGURES: tuple[Figure, ...] = (
     *(PREDICTIONS, DYNAMICS, CONTROL, TEXT, TIME),
-    *(RATES, WARMUP, ADAM, STANDARDIZATION),
-    *(WALK, ASSUMPTIONS, SENSITIVE, OTHERS, IMBALANCE, SENSITIVITY),
+    *(RATES, WARMUP, WARMUP_TEXT, ADAM, STANDARDIZATION),
+    *(WALK, ASSUMPTIONS, SENSITIVE, OTHERS, RATES_TEXT, IMBALANCE, SHARES, SENSITIVITY, SENSITIVITY_TEXT),
     *(ADAMC, REPLAY, LAG, OVERSHOOT),
 )
 """Every figure, each with a name of its own."""

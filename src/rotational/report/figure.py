@@ -48,6 +48,7 @@ def page(state: State) -> str:
     f = state.figure
     remarks = "".join(f"<p>{escape(text)}</p>" for text in f.remarks)
     left = f"<p>{state.missing} of its runs have not ended; pictures show those that have.</p>" if state.missing else ""
+    left += "".join(f"<p>{escape(said)}</p>" for said in dict.fromkeys(state.found.lacking.values()))
     body = f"""<header><p class="back"><a href="index.html">All figures</a></p>
 <h1>{escape(f.title)}</h1><p class="lead">{escape(f.sentence)}</p>
 <p class="meta">Section {escape(f.section)}, {escape(state.scale)} scale · {counted(state.verdicts)}</p></header>
@@ -134,9 +135,12 @@ def _arm(arm: Arm | Then) -> str:
         f"<p>{escape(arm.field.replace('__', '.'))} is the {escape(arm.measure)} that was measured in the arm "
         f"“{escape(arm.source)}”, seed by seed.</p>"
         if isinstance(arm, Then)
+        else f"<p>The point with the best {escape(arm.by)} on validation data, over these seeds, has the seeds "
+        f"{', '.join(map(str, arm.more))} besides.</p>"
+        if arm.more
         else ""
     )
-    count = f"{len(rows)} run{'s' * (len(rows) > 1)}"
+    count = f"{arm.count} run{'s' * (arm.count > 1)}"
     return (
         f'<summary>{escape(arm.label)} <span class="soft">({count})</span></summary>'
         f'<div class="config">{stage}<dl>{listed}</dl></div>'

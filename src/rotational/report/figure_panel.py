@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from rotational.lab.figures import Panel
-from rotational.lab.measures import MEASURES, Found, Point, at, best, middle
+from rotational.lab.measures import MEASURES, Found, Point, at, best, middle, peaks
 from rotational.report import figure_svg as svg
 from rotational.report.figure_svg import Axes, Line
 
@@ -15,6 +15,7 @@ FIELDS = {
     "optimizer__weight_decay": "weight decay",
     "optimizer__update_memory": "EMA factor of the update norm",
     "optimizer__imbalance__factor": "factor f",
+    "optimizer__imbalance__slow": "share of the neurons that is slowed",
     "model__width": "width",
     "size": "weights of a neuron",
 }
@@ -100,7 +101,7 @@ def _layers(panel: Panel, found: Found, arms: Sequence[str]) -> str:
 def _sweep(panel: Panel, found: Found, arms: Sequence[str], order: dict[str, int]) -> str:
     drawn: list[Line] = []
     for arm in arms:
-        points = sorted(found.points(arm), key=lambda p: at(p.run, panel.x))
+        points = peaks(found.points(arm), panel.x, panel.by or panel.measure)
         if not points:
             continue
         each = [[m.scalar(panel.measure) for m in p.seeds.values()] for p in points]

@@ -189,9 +189,14 @@ def norm(kind: str, channels: int) -> nn.Module:
 
 
 def activation(kind: str) -> nn.Module:
-    """ "relu", "leaky_relu" (slope 0.01) or "gelu"."""
-    _check.choice("activation", "activation", kind, ("relu", "leaky_relu", "gelu"))
-    return {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}[kind]()
+    """ "relu", "leaky_relu" (slope 0.01), "leaky_relu_0.1" (slope 0.1) or "gelu".
+
+    >>> activation("leaky_relu_0.1").negative_slope
+    0.1
+    """
+    made = {"relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(), "leaky_relu_0.1": nn.LeakyReLU(0.1), "gelu": nn.GELU()}
+    _check.choice("activation", "activation", kind, tuple(made))
+    return made[kind]
 
 
 def scaled(channels: int, width: float) -> int:

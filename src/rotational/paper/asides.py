@@ -1,0 +1,84 @@
+"""Runs that no claim asks for, at laptop scale: what docs/reproduction/reasons.md cites beside the figures.
+
+Most say how claims depend on a run's length, and have one seed. `python docs/reproduction.py --asides DIR` runs those
+that are missing.
+"""
+
+from __future__ import annotations
+
+from rotational.lab.declare import Imbalance, Run, grid
+from rotational.lab.figures import Arm, Figure
+from rotational.paper.adam import ADAM, STANDARDIZATION
+from rotational.paper.after import ADAMC
+from rotational.paper.appendix import SENSITIVE
+from rotational.paper.base import MORE_SEEDS, rotational, small
+from rotational.paper.control import CONTROL
+
+
+def _of(figure: Figure, label: str, **changes: float) -> Run:
+    """A run of an arm with seed 0, changed."""
+    return next(arm for arm in figure.laptop if arm.label == label).runs[0].but(seed=0, **changes)  # pyright: ignore
+
+
+def _uneven(steps: int, decay: float) -> tuple[Run, Run]:
+    """As in the figure on imbalance: balanced, and with half of the neurons slowed tenfold."""
+    held = rotational(small(steps, width=1.0).but(optimizer__weight_decay=decay))
+    return held, held.but(optimizer__imbalance=Imbalance(0.5, 10.0))
+
+
+def _adam(steps: int) -> dict[str, Run]:
+    """The three ways of the figure on Adam+L2, each where it is best there."""
+    best = {"AdamW": {"lr": 2e-2, "decay": 0.1}, "Adam+L2": {"lr": 1.6e-2, "decay": 2e-4}}
+    runs = {
+        name: _of(ADAM, name, steps=steps, optimizer__lr=at["lr"], optimizer__weight_decay=at["decay"])
+        for name, at in best.items()
+    }
+    return {**runs, "Adam+L2, balanced": _of(ADAM, "Adam+L2, balanced", steps=steps)}
+
+
+def _rates() -> dict[str, Run]:
+    """lr times weight decay is 2e-3, as lr is small, at its best, and large."""
+    runs: dict[str, Run] = {}
+    for lr in (1e-3, 2e-2, 0.2):
+        free = small(2400).but(optimizer__lr=lr, optimizer__weight_decay=float(f"{2e-3 / lr:.6g}"))
+        runs |= {f"AdamW, lr {lr:g}": free, f"rotational, lr {lr:g}": rotational(free)}
+    return runs
+
+
+_RUNS: dict[str, dict[str, Run]] = {
+    "Adam+L2, shorter": _adam(450),
+    "Adam+L2, longer": _adam(2400),
+    "Imbalance": {
+        f"{steps} steps, weight decay {decay:g}: {name}": run
+        for steps, decay in ((400, 0.5), (1200, 0.5), (1200, 0.1), (1200, 0.025))
+        for name, run in zip(("balanced", "half slowed 10-fold"), _uneven(steps, decay), strict=True)
+    },
+    "Weight standardization, shorter": {
+        arm.label: _of(STANDARDIZATION, arm.label, steps=450, optimizer__lr=0.1) for arm in STANDARDIZATION.laptop
+    },
+    "lr and weight decay, longer": _rates(),
+    "Vision transformer": {
+        "half the rotation": _of(CONTROL, "Vision transformer: rotational, few-shot", optimizer__weight_decay=0.0625)
+    },
+    "AdamC, shorter": {name: _of(ADAMC, name, steps=800, optimizer__weight_decay=0.5) for name in ("AdamW", "AdamC")},
+}
+# With all that stands beside weight decay measured, which the figure's own runs have in part.
+_VGG = _of(SENSITIVE, "plain", optimizer__lr=0.05, optimizer__weight_decay=5e-3).but(probes=("radial", "norms"))
+_ARMS = (
+    *(Arm(f"{group}: {name}", (run,)) for group, runs in _RUNS.items() for name, run in runs.items()),
+    Arm("Plain VGG, norms measured", grid(_VGG, seed=MORE_SEEDS)),
+    Arm("Plain VGG, norms measured, longer", (_VGG.but(steps=4000),)),
+)
+
+ASIDES = Figure(
+    name="asides",
+    section="none",
+    title="Runs beside the figures",
+    sentence="At laptop scale, most with one seed: what the reasons below cite and no claim asks for.",
+    tiny=_ARMS,
+    laptop=_ARMS,
+    paper=_ARMS,
+    panels=(),
+    claims=(),
+)
+"""Not among the figures of the paper: `rotational reproduce` does not run it."""
