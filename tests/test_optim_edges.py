@@ -279,3 +279,22 @@ def test_large_parameters_are_cut_to_the_same_numbers(monkeypatch):
         results.append([p.detach().clone() for p in parameters])
     for got in results[1:]:
         assert_same(got, results[0], 1e-14)
+
+
+def test_a_compiled_training_step_takes_the_steps_of_one_that_is_not():
+    def trained(compiled):
+        torch.manual_seed(0)
+        model = nn.Linear(8, 4)
+        opt = rotational.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+
+        def train(x):
+            opt.zero_grad()
+            model(x).square().sum().backward()
+            opt.step()
+
+        step = torch.compile(train, backend="eager") if compiled else train
+        for x in torch.randn(4, 5, 8):
+            step(x)
+        return model.weight.detach(), opt.state[model.weight]["turns"]
+
+    assert_same(trained(True), trained(False))

@@ -24,23 +24,29 @@ for two of one shape, precision and device that lie alike. Of None the last two 
 
 VERSION = (1, 3)
 """Of DLPack, at the least; a later major one has other tables."""
-_HEADER, _TELL = 2, 3
-"""Words of the table before its functions, and which of those tells of a tensor."""
+NAME = b"dlpack_exchange_api"
+_HEADER, _TELL = 16, 3
+"""Bytes of the table before its functions, and which of those tells of a tensor."""
 
 
 @lru_cache(maxsize=1)
 def _call() -> Callable[[list[Any], int, int], int] | None:
     """What looks, given a list, its length and where to write; None where there is none."""
     capsule: Any = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-    if capsule is None or library() is None:
+    if capsule is None or library() is None or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
-    pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    table = pointer(capsule, b"dlpack_exchange_api")
+    # A function of its own: to give the one of `ctypes.pythonapi` types would give them to the whole process.
+    pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
+    try:
+        table: Any = pointer(("PyCapsule_GetPointer", ctypes.pythonapi))(capsule, NAME)
+    except ValueError:  # a capsule of another name
+        return None
     major, minor = (ctypes.c_uint32 * 2).from_address(table)
     if major != VERSION[0] or minor < VERSION[1]:
         return None
-    tell = (ctypes.c_void_p * 5).from_address(table + _HEADER * ctypes.sizeof(ctypes.c_void_p))[_TELL]
+    tell = (ctypes.c_void_p * 5).from_address(table + _HEADER)[_TELL]
+    if tell is None:  # which it need not have
+        return None
     get = ctypes.cast(ctypes.pythonapi.PyList_GetItem, ctypes.c_void_p).value
     look = ctypes.PyDLL(str(LIBRARY)).rotational_look  # which, unlike CDLL, keeps Python's lock
     address, count = ctypes.c_void_p, ctypes.c_int64
@@ -65,12 +71,12 @@ def look(values: list[Any]) -> np.ndarray | None:
         return None
 
 
-def ask(values: list[Any], how: int) -> np.ndarray:
-    """The same, asked of each one; how they lie only of the first `how`."""
+def ask(values: list[Any]) -> np.ndarray:
+    """The same, asked of each one; of what is no tensor, or has no memory as strides give it, as of None."""
     tensors = [own(x) if isinstance(x, Tensor) and x.layout is torch.strided else None for x in values]
     places = [0 if x is None else x.data_ptr() or (0 if x.numel() else EMPTY) for x in tensors]
-    ways = [0 if x is None else hash((x.dtype, x.device, x.shape, _strides(x))) | 1 for x in tensors[:how]]
-    return np.array([[*map(id, values)], places, ways + [0] * (len(values) - how)], np.int64)
+    ways = [0 if x is None else hash((x.dtype, x.device, x.shape, _strides(x))) | 1 for x in tensors]
+    return np.array([[*map(id, values)], places, ways], np.int64)
 
 
 def _strides(x: Tensor) -> tuple[int, ...]:

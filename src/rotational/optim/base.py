@@ -23,7 +23,7 @@ from rotational.kernels.work import Work
 from rotational.neurons import Neurons
 from rotational.optim import checkpoint, fits
 from rotational.optim.bound import Bound, Group, Options, told
-from rotational.optim.held import Held
+from rotational.optim.seen import Seen
 from rotational.optim.turning import center_, lengths, noted, units_of
 from rotational.rule import Rule
 from rotational.scale import Rms
@@ -86,7 +86,7 @@ class RotationalOptimizer(Optimizer):
     def _remember_nothing(self, defaults: Group) -> None:
         """Forget what was worked out for earlier steps: the state may have become another."""
         self._bounds: list[Bound | None] = []
-        self._kernels, self._held = Kernels(), Held()
+        self._kernels, self._seen = Kernels(), Seen()
         self._asked: _Asked = {}
         self._read = sorted(defaults.keys() - {"lr", "weight_decay", "rotation"})
 
@@ -186,20 +186,25 @@ class RotationalOptimizer(Optimizer):
         Raises ValueError for options out of range, sparse and complex gradients, gradients and state of other shapes
         than the weights, and parameters that share memory.
         """
+        if torch.compiler.is_compiling():  # what is written to addresses cannot be traced
+            return cast("Callable[..., Any]", torch.compiler.disable(self._take))(closure)
+        return self._take(closure)
+
+    def _take(self, closure: Callable[[], Any] | None) -> Any:
         asked, self._asked = self._asked, {}  # of this step alone, even if it is refused
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            same = self._held.same(self.param_groups, self.state)
+            same = self._seen.same(self.param_groups, self.state)
             plans = [
                 self._plan(i, group, *self._gradients(i, group), same) for i, group in enumerate(self.param_groups)
             ]
             self._hold(plans, same)
             works = [work for plan in plans for work in self._works(plan, asked)]
             self._kernels.step(works)
-            self._held.settle()
+            self._seen.settle()
             for plan in plans:
                 plan.bound.settle(plan.grads)
                 plan.group["steps"] = plan.group.get("steps", 0) + 1
@@ -238,7 +243,7 @@ class RotationalOptimizer(Optimizer):
     def _gradients(self, index: int, group: Group) -> tuple[list[Tensor | None], np.ndarray | None]:
         """The gradients of a group, and where they lie, if they lie as their weights do."""
         grads: list[Tensor | None] = [p.grad for p in group["params"]]
-        if (places := self._held.places(index, grads)) is None:
+        if (places := self._seen.places(index, grads)) is None:
             for i, g in enumerate(grads):
                 if g is not None and (g.layout is not torch.strided or g.is_complex()):
                     kind = "complex" if g.is_complex() else "sparse"

@@ -16,7 +16,7 @@ from rotational.kernels.choose import choose, measures
 from rotational.kernels.work import Part, own, sharded
 from rotational.neurons import Neurons
 from rotational.optim import fits
-from rotational.optim.held import identical
+from rotational.optim.seen import identical
 from rotational.optim.turning import noted
 from rotational.rule import Rule
 from rotational.scale import Rms
@@ -108,14 +108,14 @@ class Bound:
     def holds(self, group: Group, same: bool) -> bool:
         """Whether the group still has the options that were read, and parameters of the same shapes.
 
-        `same` as `Held` has it.
+        `same` as `Seen` has it.
         """
         return self.group is group and self.options.hold(group) and (same or _shapes(group) == self._shapes)
 
     def outdated(
         self, grads: Sequence[Tensor | None], states: Mapping[Tensor, Mapping[str, Any]], same: bool
     ) -> list[int]:
-        """Parameters with a gradient whose part is missing or no longer as it was; `same` as `Held` has it."""
+        """Parameters with a gradient whose part is missing or no longer as it was; `same` as `Seen` has it."""
         if same and self._waiting is not None and all(grads[i] is None for i in self._waiting):
             return []
         old = [i for i, part in enumerate(self._parts) if not (part and self._lasts(i, part, states))]

@@ -1,7 +1,8 @@
 """What must be so before kernels write into memory: state and gradients fit their weights, and no memory is two's.
 
 Kernels are given addresses and the shape of the weights. Where torch would raise in the middle of a step, they would
-read what is another's.
+read what is another's. Each tensor is asked when it is new or lies elsewhere than before (`seen.py`); a storage that is
+shortened where it lies, with `resize_`, goes unnoticed after that, unless it is emptied.
 """
 
 from __future__ import annotations

@@ -184,8 +184,10 @@ static void between(const Work *work, int64_t lane, int64_t lanes) {
         double length = sqrt(ww), noted = norms[k], norm = noted > 0 ? noted : length;
         double moves = left * norm * ww * held; /* 0 where one of them is; NaN moves, to show itself */
         double turn = held / (moves == 0 ? 1 : rms), step = moves == 0 ? 0 : turn * length;
-        /* norm/sqrt(ww + step^2 left): roots and divisions in double are what takes long here */
-        double stretch = norm * length * per * (1 / sqrtf((float)(1 + turn * turn * left)));
+        /* norm/sqrt(ww + step^2 left). Roots and divisions in double are what takes long here: 1/sqrt is one in single
+         * precision, and a step of Newton's. */
+        double more = 1 + turn * turn * left, less = 1 / sqrtf((float)more);
+        double stretch = norm * length * per * less * (1.5 - 0.5 * more * less * less);
         stretch = moves == 0 ? 1 : stretch;
         a[k] = stretch * (1 + step * along);
         b[k] = -stretch * step;
