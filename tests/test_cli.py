@@ -1,5 +1,6 @@
 """The command line, as a user types it."""
 
+import argparse
 import json
 import math
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 
 from rotational import records
-from rotational.cli import main
+from rotational.cli import _parser, main
 
 
 def run(capsys, *words):
@@ -90,6 +91,29 @@ def test_wrong_options_are_one_sentence_and_exit_code_2(capsys, words, says):
     assert out == ""
     assert says in err
     assert err.count("\n") == 1
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (found,) = [a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    return found.choices
+
+
+@pytest.mark.parametrize("name", commands())
+def test_a_part_of_an_options_name_is_not_taken_for_it(name):
+    parser = commands()[name]
+    for asked in (*parser._actions, *parser._mutually_exclusive_groups):
+        asked.required = False
+    names = {x for x in parser._option_string_actions if x.startswith("--")}
+    parts = {x[:n] for x in names for n in range(3, len(x))} - names
+    assert parts
+    for part in parts:
+        assert parser.parse_known_args([part])[1] == [part]
+
+
+def test_an_option_that_is_nearly_one_is_a_sentence(capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["reproduce", "predictions", "--seed", "1"])
+    assert "unrecognized arguments: --seed 1" in capsys.readouterr().err
 
 
 def test_report_of_nothing_is_a_sentence(capsys, tmp_path):

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from faking import result
-from rotational.lab import store
+from rotational.lab import reproduce, store
 from rotational.lab.declare import Computed, Data, Model, Optimizer, Run, grid
-from rotational.lab.figures import Arm, Claim, Figure, Panel, Then, named
+from rotational.lab.figures import SCALES, Arm, Claim, Figure, Panel, Then, named
 from rotational.lab.measures import Found, Measured, gather, peaks
 from rotational.lab.quantities import Across, Difference, Largest, Of, Plateau, Quantity, Rank, Ratio, Share
 from rotational.lab.shelf import COMPUTED, Shelf
@@ -174,6 +174,68 @@ def test_a_hole_for_want_of_data_says_what_is_wanted():
     assert judge(Claim("it is", A, 9.0), f).measured == "2 runs missing"
 
 
+def lattice(best: tuple[float, float]) -> Found:
+    """One arm over two axes of three values, the best point given."""
+    axes = {LR: (1e-3, 1e-2, 1e-1), "optimizer__weight_decay": (0.1, 0.2, 0.4)}
+    runs = grid(RUN, **axes, seed=(0, 1))
+    values = {r: float((r.optimizer.lr, r.optimizer.weight_decay) == best) + 0.01 * r.seed for r in runs}
+    measured = [Measured(r, {"accuracy": y, "validation accuracy": y}) for r, y in values.items()]
+    return Found({"a": gather("a", measured), "b": gather("b", measured[:2])}, {})
+
+
+@pytest.mark.parametrize(
+    ("best", "axes"),
+    [
+        ((1e-2, 0.2), []),
+        ((1e-1, 0.2), ["learning rate"]),
+        ((1e-2, 0.1), ["weight decay"]),
+        ((1e-3, 0.4), ["learning rate", "weight decay"]),
+    ],
+)
+def test_a_claim_says_where_a_best_point_lies_at_the_edge_of_its_grid(best, axes):
+    f = lattice(best)
+    notes = (f"best at the edge of its grid in {' and '.join(axes)}",) if axes else ()
+    assert judge(Claim("it is", A, low=0), f).notes == notes
+    # of one side of a comparison, whichever; a single point has no edge
+    for q in (Difference(A, B), Ratio(B, A), Share(B, A), Largest((B, A))):
+        assert judge(Claim("it is", q, low=0), f).notes == tuple(f"{note}: a" for note in notes)
+    # where the claim says which point, there is no choice along that axis
+    fixed = Of("a", "accuracy", at=((LR, best[0]),))
+    left = ("best at the edge of its grid in weight decay",) if "weight decay" in axes else ()
+    assert judge(Claim("it is", fixed, low=0), f).notes == left
+
+
+def test_a_rank_says_it_of_the_axis_that_it_does_not_go_along():
+    f = lattice((1e-3, 0.2))
+    (note,) = judge(Claim("it is", Rank("a", LR, "accuracy"), low=0), f).notes  # ties elsewhere begin at the edge
+    assert note == "best at the edge of its grid in weight decay"
+    assert (
+        judge(Claim("it is", Rank("a", LR, "accuracy", at=(("optimizer__weight_decay", 0.2),)), low=0), f).notes == ()
+    )
+    plateau = Plateau("a", LR, "accuracy", 0.5)
+    assert any("learning rate" in n for n in judge(Claim("it is", plateau, low=0), f).notes)
+
+
+def test_axes_that_move_together_are_one():
+    runs = [RUN.but(optimizer__lr=lr, optimizer__weight_decay=1e-3 / lr) for lr in (1e-3, 1e-2, 1e-1)]
+    f = Found({"a": gather("a", [Measured(r, {"accuracy": r.optimizer.lr}) for r in runs])}, {})
+    assert judge(Claim("it is", A, low=0), f).notes == ("best at the edge of its grid in learning rate",)
+
+
+def test_many_arms_at_an_edge_are_counted():
+    swept = {name: {(lr, 0): lr for lr in (0.1, 0.2, 0.3)} for name in "abcd"}
+    q = Largest(tuple(Of(name, "accuracy") for name in "abcd"))
+    (note,) = judge(Claim("it is", q, low=0), found(**swept)).notes
+    assert note == "best at the edge of its grid in learning rate: 4 of 4 arms"
+
+
+def test_points_that_an_average_leaves_out_are_counted():
+    f = found(a={(0.1, 0): 1.0, (0.2, 0): math.nan, (0.3, 0): 2.0})
+    v = judge(Claim("it is", Across("a", "accuracy"), low=0), f)
+    assert v.notes == ("1 of 3 points left out, of which a run has no finite number",)
+    assert judge(Claim("it is", Across("a", "accuracy"), low=0), found(a=seeds(1.0, 2.0))).notes == ()
+
+
 def test_a_claim_needs_a_range():
     with pytest.raises(ValueError, match="a range with an end"):
         Claim("anything", A)
@@ -214,6 +276,20 @@ def test_claims_and_panels_name_arms_that_exist():
 def test_scales_have_the_same_arms():
     with pytest.raises(ValueError, match="the same arms at every scale"):
         Figure("one", "1", "One", "One.", (ARM_A,), (ARM_A, ARM_B), (ARM_A,), (), ())
+
+
+def test_a_claim_and_a_panel_may_be_of_some_scales(tmp_path):
+    whole = figure(ARM_A)
+    (claim,), (panel,) = whole.claims, whole.panels
+    one = replace(
+        whole,
+        claims=(claim, replace(claim, sentence="large", scales=("paper",))),
+        panels=(panel, replace(panel, title="small", scales=("tiny", "laptop"))),
+    )
+    seen = {scale: reproduce.state(one, scale, Shelf(tmp_path)) for scale in SCALES}
+    assert [[v.claim.sentence for v in s.verdicts] for s in seen.values()] == [["it is"], ["it is"], ["it is", "large"]]
+    titles = [[p.title for p in s.figure.panels] for s in seen.values()]
+    assert titles == [["Accuracy", "small"], ["Accuracy", "small"], ["Accuracy"]]
 
 
 def test_figures_by_name():

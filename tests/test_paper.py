@@ -161,6 +161,17 @@ def test_a_page_before_anything_ran_says_so(tmp_path):
     assert ">not run</text>" in text
 
 
+def test_no_claim_is_another_once_more():
+    shelf = Shelf(Path(__file__).parent.parent / "docs" / "reproduction")
+    told: dict[object, str] = {}
+    for f in FIGURES:
+        for v in reproduce.state(f, "laptop", shelf).verdicts:
+            assert v.estimate is not None
+            what = (v.claim.low, v.claim.high, tuple(v.estimate.seeds.items()))
+            assert what not in told, (told[what], v.claim.sentence)
+            told[what] = v.claim.sentence
+
+
 def test_every_run_that_reasons_cite_beside_the_figures_is_stored_and_linked():
     stored = Path(__file__).parent.parent / "docs" / "reproduction"
     found, ready = Shelf(stored).found(ASIDES, "laptop")

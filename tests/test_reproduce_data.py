@@ -194,6 +194,15 @@ def test_of_what_would_run_parts_without_data_stand_apart(capsys, tmp_path, noth
     assert cells(out, "control-text")[:4] == ["control-text", "0", "5", "3"]
 
 
+def test_where_nothing_has_its_data_no_empty_table_is_shown(capsys, tmp_path, nothing_runs):
+    code, out, _ = run(capsys, "dynamics", "--scale", "paper", "--dry-run", "--out", tmp_path)
+    assert code == 2
+    said = " ".join(out.split())
+    assert "dynamics is left out: Data('imagenet')" in said
+    assert said.endswith("Nothing would run: all that was asked for is left out.")
+    assert "to run" not in said
+
+
 def test_runs_of_a_later_stage_and_shared_ones_are_counted(capsys, tmp_path, nothing_runs):
     _, out, _ = run(capsys, "replay", "lag", "--dry-run", "--jobs", "1", "--out", tmp_path)
     # both have AdamW and the rotational variant, two seeds each, and replay the same angles once these are known

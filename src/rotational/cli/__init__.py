@@ -36,7 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with one sentence for an error instead of the usage and a sentence."""
+    """argparse, with one sentence for an error instead of the usage and a sentence, and options by their whole names:
+    `--seed 1` must not be taken for `--seeds 1`.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}. See {self.prog} --help.\n")

@@ -83,11 +83,12 @@ def _or(seconds: float | None, each: float | None) -> float | None:
 def _told(times: Iterable[float | None], processes: int = 1) -> str:
     """All of them, so many side by side; what is not known is left open.
 
-    >>> _told([60.0, 180.0], 2), _told([600.0, None]), _told([None]), _told([])
-    ('2 min', '>10 min', '?', '')
+    >>> _told([60.0, 180.0], 2), _told([600.0, None]), _told([0.1, None]), _told([None]), _told([])
+    ('2 min', '>10 min', '>1 s', '?', '')
     """
     every = list(times)
     known = [t for t in every if t is not None]
     if not known:
         return "?" if every else ""
-    return f"{'>' if len(known) < len(every) else ''}{clock(sum(known) / processes)}"
+    said = clock(sum(known) / processes)
+    return f">{said.lstrip('<')}" if len(known) < len(every) else said

@@ -108,7 +108,7 @@ def _caption(shipped: Ledger, shelf: Shelf) -> str:
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "nowhere yet"
     return (
         "Times: all runs on one core, or their steps; GPU h: an estimate, within a factor of two, of hours on one "
-        f"{costs.GPU}. NAME --list shows its sentence. "
+        f"{costs.GPU}. NAME --list shows its sentence, as a wide terminal does. "
         f"Claims: at laptop scale, measured {when}; here: in {shelf.store.root}."
     )
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 OUT = Path("rotational-results")
 SCALES: tuple[Scale, ...] = ("tiny", "laptop", "paper")
+WIDE = 150
+"""Columns of a terminal from which on the list has sentences, not titles."""
 
 
 def add(commands: Commands) -> None:
@@ -93,7 +95,8 @@ def _run(options: argparse.Namespace, data: Path | None, crew: Crew) -> int:
     if options.list:
         from rotational.cli.listed import table
 
-        console.print(table(chosen, shelf, partial(_say, console), whole=bool(options.names)))
+        whole = bool(options.names) or console.width >= WIDE
+        console.print(table(chosen, shelf, partial(_say, console), whole=whole))
         return 0
     if not options.names:
         names = ", ".join(f.name for f in FIGURES)
@@ -116,6 +119,9 @@ def _run(options: argparse.Namespace, data: Path | None, crew: Crew) -> int:
         for why, labels in parts.items():
             _say(console, f"{figure.name} runs without {', '.join(labels)}: {why}")
     if options.dry_run:
+        if not able:
+            _say(console, "Nothing would run: all that was asked for is left out.")
+            return 2
         from rotational.cli.dry import table
 
         console.print(table(able, options.scale, shelf, options.seeds, lacks, crew.processes))

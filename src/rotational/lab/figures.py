@@ -101,6 +101,7 @@ class Panel:
     dashed     a second curve, drawn dashed: a prediction
     by         the measure by which bars choose their point on validation data, and sweeps that of each x, where they
                go over another axis besides
+    scales     those at which it is drawn
     """
 
     title: str
@@ -114,6 +115,7 @@ class Panel:
     log_y: bool = False
     by: str | None = None
     caption: str = ""
+    scales: tuple[Scale, ...] = SCALES
 
     def __post_init__(self) -> None:
         _check.choice("Panel", "kind", self.kind, get_args(Kind))
@@ -129,6 +131,7 @@ class Claim:
     lies outside, undecided between. `exact` quantities have no chance in them, and their value decides.
 
     expected    what the paper or the theory says, in words or digits
+    scales      those at which it is made: at others its runs may be those of another claim
     """
 
     sentence: str
@@ -137,6 +140,7 @@ class Claim:
     high: float = math.inf
     expected: str = ""
     exact: bool = False
+    scales: tuple[Scale, ...] = SCALES
 
     def __post_init__(self) -> None:
         if not (self.low < self.high) or (math.isinf(self.low) and math.isinf(self.high)):
@@ -179,6 +183,11 @@ class Figure:
         """Its arms at a scale."""
         found: dict[Scale, Any] = {"tiny": self.tiny, "laptop": self.laptop, "paper": self.paper}
         return found[scale]
+
+    def seen(self, scale: Scale) -> Figure:
+        """The figure with the panels and claims of a scale."""
+        panels = tuple(p for p in self.panels if scale in p.scales)
+        return replace(self, panels=panels, claims=tuple(c for c in self.claims if scale in c.scales))
 
     def with_data(self, others: Mapping[str, Data]) -> Figure:
         """The figure with other data sets at laptop scale, by the names of those that they stand in for."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from rotational.lab.declare import Computed, Run
+from rotational.lab.declare import Computed, Run, plain
 from rotational.lab.statistics import mean
 
 Curve: TypeAlias = tuple[Sequence[float], Sequence[float]]
@@ -64,6 +64,27 @@ MEASURES: Mapping[str, Measure] = {
     "timescale": Measure("1/(lr wd) (steps)"),
 }
 """Every scalar by name."""
+
+
+FIELDS = {
+    "optimizer__lr": "learning rate",
+    "optimizer__weight_decay": "weight decay",
+    "optimizer__update_memory": "EMA factor of the update norm",
+    "optimizer__imbalance__factor": "factor f",
+    "optimizer__imbalance__slow": "share of the neurons that is slowed",
+    "model__width": "width",
+    "size": "weights of a neuron",
+}
+"""What a swept field is called."""
+
+
+def named(path: str) -> str:
+    """What a field is called, on an axis or in a sentence.
+
+    >>> named("optimizer__lr"), named("model__patch_size")
+    ('learning rate', 'patch size')
+    """
+    return FIELDS.get(path, path.rpartition("__")[2].replace("_", " "))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +168,45 @@ def peaks(points: Sequence[Point], axis: str, name: str) -> list[Point]:
     return [best([p for p in points if at(p.run, axis) == value], name) for value in values]
 
 
+def swept(points: Sequence[Point]) -> dict[str, list[float]]:
+    """The fields in whose number points differ, each with that of every point; of fields that go together, the first.
+
+    >>> from rotational.lab.declare import Data, Model, Optimizer
+    >>> run = Run(Model("mlp"), Data("digits"), Optimizer("adamw", 1e-3, 0.1), steps=10, batch=8)
+    >>> others = run.but(optimizer__lr=1e-2, optimizer__weight_decay=0.01), run.but(optimizer__lr=0.1)
+    >>> swept([Point(r, {}) for r in (run, others[0])])
+    {'optimizer__lr': [0.001, 0.01]}
+    >>> list(swept([Point(r, {}) for r in (run, *others)]))
+    ['optimizer__lr', 'optimizer__weight_decay']
+    """
+    rows = [_numbers(plain(p.run)) for p in points]
+    found: dict[str, list[float]] = {}
+    orders: set[tuple[int, ...]] = set()
+    for field_ in rows[0] if rows else ():
+        if not all(field_ in row for row in rows):
+            continue
+        values = [row[field_] for row in rows]
+        places = {value: i for i, value in enumerate(sorted(set(values)))}
+        order = tuple(places[value] for value in values)
+        if len(places) > 1 and order not in orders:
+            found[field_] = values
+            orders |= {order, tuple(len(places) - 1 - place for place in order)}
+    return found
+
+
+def edges(points: Sequence[Point], point: Point) -> list[str]:
+    """The swept fields of which one of the points has the smallest number or the largest: a better one may lie beyond.
+
+    >>> from rotational.lab.declare import Data, Model, Optimizer, grid
+    >>> run = Run(Model("mlp"), Data("digits"), Optimizer("adamw", 1e-3, 0.1), steps=10, batch=8)
+    >>> points = [Point(r, {}) for r in grid(run, optimizer__lr=(1e-3, 1e-2, 0.1))]
+    >>> [edges(points, p) for p in points]
+    [['optimizer__lr'], [], ['optimizer__lr']]
+    """
+    i = points.index(point)
+    return [name for name, values in swept(points).items() if values[i] in (min(values), max(values))]
+
+
 def common(points: Sequence[Point]) -> list[int]:
     """The seeds that all points have."""
     return [seed for seed in points[0].seeds if all(seed in p.seeds for p in points)] if points else []
@@ -170,6 +230,16 @@ def middle(curves: Sequence[Curve]) -> tuple[list[float], list[float], list[floa
     rows = [dict(zip(*c, strict=True)) for c in curves]
     values = [[row[x] for row in rows] for x in common]
     return common, [mean(v) for v in values], [min(v) for v in values], [max(v) for v in values]
+
+
+def _numbers(value: Any, path: str = "") -> dict[str, float]:
+    """The numbers of a declaration in JSON, by the fields that `at` knows."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {path: value}
+    found: dict[str, float] = {}
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        found |= _numbers(inner, path if name == "options" else f"{path}__{name}".removeprefix("__"))
+    return found
 
 
 def _place(run: Run | Computed) -> Any:

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rotational.lab import statistics
-from rotational.lab.measures import MEASURES, Found, at, best, common, peaks
+from rotational.lab.measures import MEASURES, Found, Point, at, best, common, edges, named, peaks
 from rotational.lab.statistics import Estimate
 
 
@@ -35,6 +35,16 @@ class Quantity(ABC):
     @abstractmethod
     def seeds(self, found: Found) -> Mapping[int, float]:
         """Its value for each seed that all its arms have."""
+
+    @property
+    def parts(self) -> tuple[Quantity, ...]:
+        """The quantities that it is made of."""
+        return ()
+
+    def notes(self, found: Found) -> Iterator[tuple[str, str]]:
+        """What to know beside its number, each with the arm of which it is so: a best point at the edge of its grid."""
+        for part in self.parts:
+            yield from part.notes(found)
 
     def estimate(self, found: Found) -> Estimate:
         """Mean over seeds and its interval."""
@@ -67,9 +77,16 @@ class Of(_One):
 
     def seeds(self, found: Found) -> dict[int, float]:
         """Its value at the chosen point."""
-        points = [p for p in found.points(self.arm) if all(at(p.run, k) == v for k, v in self.at)]
-        point = best(points, self.by or self.measure)
+        point = best(self._points(found), self.by or self.measure)
         return {seed: m.scalar(self.measure) for seed, m in point.seeds.items()}
+
+    def notes(self, found: Found) -> Iterator[tuple[str, str]]:
+        """Where the chosen point lies at an edge of its grid."""
+        points = self._points(found)
+        yield from _at_edge(self.arm, points, best(points, self.by or self.measure))
+
+    def _points(self, found: Found) -> list[Point]:
+        return [p for p in found.points(self.arm) if all(at(p.run, k) == v for k, v in self.at)]
 
 
 @dataclass(frozen=True)
@@ -83,11 +100,22 @@ class Across(_One):
 
     def seeds(self, found: Found) -> dict[int, float]:
         """The mean, for each seed that all points have."""
+        kept = [row for row in self._rows(found) if all(map(math.isfinite, row))]
+        return {
+            seed: statistics.geometric([row[i] for row in kept])
+            for i, seed in enumerate(common(found.points(self.arm)))
+        }
+
+    def notes(self, found: Found) -> Iterator[tuple[str, str]]:
+        """How many points are left out."""
+        rows = self._rows(found)
+        if left := sum(not all(map(math.isfinite, row)) for row in rows):
+            yield f"{left} of {len(rows)} points left out, of which a run has no finite number", self.arm
+
+    def _rows(self, found: Found) -> list[list[float]]:
+        """For each point its values, of the seeds that all points have."""
         points = found.points(self.arm)
-        seeds = common(points)
-        rows = [[p.seeds[seed].scalar(self.measure) for seed in seeds] for p in points]
-        kept = [row for row in rows if all(map(math.isfinite, row))]
-        return {seed: statistics.geometric([row[i] for row in kept]) for i, seed in enumerate(seeds)}
+        return [[p.seeds[seed].scalar(self.measure) for seed in common(points)] for p in points]
 
 
 @dataclass(frozen=True)
@@ -101,6 +129,11 @@ class _Pair(Quantity):
     def arms(self) -> tuple[str, ...]:
         """Of both."""
         return (*self.a.arms, *self.b.arms)
+
+    @property
+    def parts(self) -> tuple[Quantity, ...]:
+        """Both."""
+        return self.a, self.b
 
 
 @dataclass(frozen=True)
@@ -139,6 +172,11 @@ class Share(Quantity):
         """Of both."""
         return (*self.part.arms, *self.whole.arms)
 
+    @property
+    def parts(self) -> tuple[Quantity, ...]:
+        """Both."""
+        return self.part, self.whole
+
     def seeds(self, found: Found) -> Mapping[int, float]:
         """The ratio of each seed, which the estimate does not average."""
         return self.estimate(found).seeds
@@ -175,6 +213,11 @@ class Plateau(_One):
             factors[seed] = math.exp(right - left)
         return factors
 
+    def notes(self, found: Found) -> Iterator[tuple[str, str]]:
+        """Where the best point, from which the plateau goes to both sides, lies at an edge."""
+        points = found.points(self.arm)
+        yield from _at_edge(self.arm, points, best(points, self.measure))
+
     def estimate(self, found: Found) -> Estimate:
         """Geometric."""
         return statistics.interval(self.seeds(found), geometric=True)
@@ -209,6 +252,16 @@ class Rank(_One):
         rows = {seed: [p.seeds[seed].scalar(self.measure) for p in points] for seed in common(points)}
         return {seed: statistics.rank(x, y) for seed, y in rows.items()}
 
+    def notes(self, found: Found) -> Iterator[tuple[str, str]]:
+        """Where the best point of a value of the axis lies at an edge of another axis."""
+        points = [p for p in found.points(self.arm) if all(at(p.run, k) == v for k, v in self.at)]
+        for value in dict.fromkeys(at(p.run, self.axis) for p in points):
+            there = [p for p in points if at(p.run, self.axis) == value]
+            yield from _at_edge(self.arm, there, best(there, self.measure))
+        if self.also is not None:
+            others = found.points(self.also[0])
+            yield from _at_edge(self.also[0], others, best(others, self.measure))
+
 
 @dataclass(frozen=True)
 class Largest(Quantity):
@@ -221,11 +274,21 @@ class Largest(Quantity):
         """Of all."""
         return tuple(arm for q in self.among for arm in q.arms)
 
+    @property
+    def parts(self) -> tuple[Quantity, ...]:
+        """All."""
+        return self.among
+
     def seeds(self, found: Found) -> dict[int, float]:
         """For the seeds that all have; NaN where one is."""
         each = [q.seeds(found) for q in self.among]
         rows = {seed: [e[seed] for e in each] for seed in each[0] if all(seed in e for e in each)}
         return {seed: math.nan if any(map(math.isnan, row)) else max(row) for seed, row in rows.items()}
+
+
+def _at_edge(arm: str, points: Sequence[Point], point: Point) -> Iterator[tuple[str, str]]:
+    if axes := edges(points, point):
+        yield f"best at the edge of its grid in {' and '.join(map(named, axes))}", arm
 
 
 def _edge(x: list[float], y: list[float], floor: float) -> float:

@@ -169,7 +169,7 @@ def _along(run: Run, curves: Mapping[str, Curve]) -> dict[str, float]:
             found["overshoot"] = float(np.max(rotation[early])) / _full(run)
         for share in (0.75, 0.9):
             i = int(np.argmin(np.abs(step - share * run.steps)))
-            found[f"lag at {share:.0%}"] = float(rotation[i] / static[i])
+            found[f"lag at {share:.0%}"] = float(rotation[i] / static[i]) if static[i] else math.nan
             found[f"forecast at {share:.0%}"] = float(rotation[i] / told[i]) if told[i] else math.nan
     return found
 

@@ -105,7 +105,8 @@ def selected(
 def state(
     figure: Figure, scale: Scale, shelf: Shelf, seeds: int | None = None, lacks: Mapping[Data, str] | None = None
 ) -> State:
-    """What is known of a figure; claims on runs that have no data say so."""
+    """What is known of a figure, with the claims of this scale; those on runs that have no data say so."""
+    figure = figure.seen(scale)
     found, _ = shelf.found(figure, scale, seeds)
     why: dict[str, str] = {}
     for arm in figure.arms(scale):
@@ -210,7 +211,7 @@ def table(states: Sequence[State]) -> Table:
     made.add_column("claim; measured, and where it holds")
     for s in states:
         for i, v in enumerate(s.verdicts):
-            told = f"{v.measured.removesuffix('.')}; holds if {v.holds}"
+            told = "; ".join((v.measured.removesuffix("."), f"holds if {v.holds}", *v.notes))
             said = f"{escape(v.claim.sentence)}\n[dim]{escape(told)}[/dim]"
             made.add_row(s.figure.name if i == 0 else "", v.word, said, end_section=i == len(s.verdicts) - 1)
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from rotational.lab.figures import Claim, Figure
@@ -14,16 +14,19 @@ from rotational.lab.statistics import Estimate
 
 Word: TypeAlias = Literal["held", "not held", "undecided", "not run"]
 WORDS: tuple[Word, ...] = ("held", "not held", "undecided", "not run")
+MOST_NAMED = 2
+"""Arms up to which a note names them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What became of a claim; `why` says what kept it from being decided."""
+    """What became of a claim; `why` says what kept it from being decided, `notes` what to know beside its number."""
 
     claim: Claim
     word: Word
     estimate: Estimate | None
     why: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def measured(self) -> str:
@@ -60,7 +63,10 @@ def judge(claim: Claim, found: Found) -> Verdict:
     if missing:
         lacking = dict.fromkeys(found.lacking[arm] for arm in arms if arm in found.lacking)
         return Verdict(claim, "not run", None, " ".join(lacking) or f"{missing} run{'s' * (missing > 1)} missing")
-    estimate = claim.quantity.estimate(found)
+    return replace(_decided(claim, claim.quantity.estimate(found)), notes=_noted(claim, found))
+
+
+def _decided(claim: Claim, estimate: Estimate) -> Verdict:
     if not math.isfinite(estimate.value):
         return Verdict(claim, "undecided", estimate, "a run of it has no finite value: diverged, or not measured")
     low, high = (estimate.value, estimate.value) if claim.exact else (estimate.low, estimate.high)
@@ -73,6 +79,20 @@ def judge(claim: Claim, found: Found) -> Verdict:
     if math.isinf(low) or math.isinf(high):
         return Verdict(claim, "undecided", estimate, "the gap it is a share of cannot be told from 0")
     return Verdict(claim, "undecided", estimate, "the interval reaches over the limit")
+
+
+def _noted(claim: Claim, found: Found) -> tuple[str, ...]:
+    """Its quantity's notes, each with the arms of which it is so."""
+    arms: dict[str, dict[str, None]] = {}
+    for said, arm in claim.quantity.notes(found):
+        arms.setdefault(said, {})[arm] = None
+    every = len(set(claim.quantity.arms))
+    return tuple(
+        said
+        if every == 1
+        else f"{said}: {', '.join(those) if len(those) <= MOST_NAMED else f'{len(those)} of {every} arms'}"
+        for said, those in arms.items()
+    )
 
 
 def judged(figure: Figure, found: Found) -> tuple[Verdict, ...]:

@@ -13,6 +13,8 @@ from rotational.paper.after import ADAMC
 from rotational.paper.appendix import SENSITIVE
 from rotational.paper.base import MORE_SEEDS, rotational, small
 from rotational.paper.control import CONTROL
+from rotational.paper.language import WARMUP_TEXT
+from rotational.paper.sensitivity import SENSITIVITY
 
 
 def _of(figure: Figure, label: str, **changes: float) -> Run:
@@ -45,6 +47,21 @@ def _rates() -> dict[str, Run]:
     return runs
 
 
+def _frozen() -> dict[str, Run]:
+    """The rotational GPT whose gains, and all else that is not held, stay, at the lrs where warm-up matters."""
+    return {
+        f"lr {lr:g}, {when}": _of(WARMUP_TEXT, f"rotational, {when}", optimizer__lr=lr).but(optimizer__gains="freeze")
+        for lr in (0.0768, 0.3072)
+        for when in ("with warm-up", "without warm-up")
+    }
+
+
+def _sensitive() -> dict[str, Run]:
+    """The default and the two that cost most, 2,400 steps instead of 450."""
+    ways = ("default: EMA 0.9, neurons, centred", "not centred", "whole tensors")
+    return {way: _of(SENSITIVITY, way, steps=2400) for way in ways}
+
+
 _RUNS: dict[str, dict[str, Run]] = {
     "Adam+L2, shorter": _adam(450),
     "Adam+L2, longer": _adam(2400),
@@ -60,6 +77,8 @@ _RUNS: dict[str, dict[str, Run]] = {
     "Vision transformer": {
         "half the rotation": _of(CONTROL, "Vision transformer: rotational, few-shot", optimizer__weight_decay=0.0625)
     },
+    "Warm-up of a GPT, gains frozen": _frozen(),
+    "Sensitivity, longer": _sensitive(),
     "AdamC, shorter": {name: _of(ADAMC, name, steps=800, optimizer__weight_decay=0.5) for name in ("AdamW", "AdamC")},
 }
 # With all that stands beside weight decay measured, which the figure's own runs have in part.

@@ -84,7 +84,8 @@ RATES = Figure(
             expected="0",
         ),
         Claim(
-            "With gains and biases frozen the optimum is at least 100 times wide: nothing but rotation is left",
+            "With gains and biases frozen nothing but rotation is left, and all points are one run: the optimum is at "
+            "least 100 times wide, by construction",
             Plateau(_FROZEN, _LR, "accuracy", 1.0),
             low=100,
         ),
@@ -176,7 +177,11 @@ WARMUP = Figure(
         Panel("Test accuracy", "sweep", "accuracy", x=_LR, arms=_SWEPT, log_x=True),
         Panel("Rotation at each one's best lr", "lines", "rotation", arms=_SWEPT, log_y=True, by="accuracy"),
         Panel("Test accuracy at each one's best lr", "bars", "accuracy", arms=_SWEPT),
-        Panel("Test accuracy over the whole length", "bars", "accuracy", arms=tuple(f"{_WHOLE}{x}" for x in _SWEPT)),
+        Panel(
+            *("Test accuracy over the whole length", "bars", "accuracy"),
+            arms=tuple(f"{_WHOLE}{x}" for x in _SWEPT),
+            scales=("paper",),
+        ),
     ),
     claims=(
         Claim("SGDM: warm-up helps, each at its best lr", _gap(_BASE), low=0, expected="several points"),
@@ -197,18 +202,20 @@ WARMUP = Figure(
             _gap(f"{_WHOLE}{_BASE}"),
             low=0,
             expected="several points",
+            scales=("paper",),
         ),
         Claim(
             "There, too, the rotational variant's gap is less than 0.3 of the baseline's",
             Share(_gap(f"{_WHOLE}{_RV}"), _gap(f"{_WHOLE}{_BASE}")),
             high=0.3,
             expected="nearly 0",
+            scales=("paper",),
         ),
     ),
     remarks=(
         "The paper sweeps lr over 10 epochs, one of them warm-up, and trains 90 at what it chose: 3.2 and 0.2 for "
-        "SGDM, 6.4 for the rotational variant. At laptop scale runs of the sweep stand for the long ones, so that the "
-        "last two claims are the first two once more.",
+        "SGDM, 6.4 for the rotational variant. At smaller scales runs of the sweep stand for the long ones, which "
+        "have no claims of their own there.",
         "The paper adds up 32 batches of 256, each with statistics of its own in batch norm; here these are of as many "
         "images of the 8,192 as a process has, so that 32 processes are as in the paper.",
     ),

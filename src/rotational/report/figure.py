@@ -91,7 +91,8 @@ def claims(verdicts: Sequence[Verdict]) -> str:
 
 def _claim(v: Verdict) -> str:
     e = v.estimate
-    why = f"<br><small>{escape(v.why)}</small>" if v.why and e is not None else ""
+    said = [v.why, *v.notes] if v.why and e is not None else v.notes
+    why = "".join(f"<br><small>{escape(text)}</small>" for text in said)
     return f"<tr><th scope=row>{escape(v.claim.sentence)}</th>{cells(v, why)}</tr>"
 
 

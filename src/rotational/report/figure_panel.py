@@ -6,20 +6,9 @@ import math
 from collections.abc import Sequence
 
 from rotational.lab.figures import Panel
-from rotational.lab.measures import MEASURES, Found, Point, at, best, middle, peaks
+from rotational.lab.measures import MEASURES, Found, Point, at, best, middle, named, peaks
 from rotational.report import figure_svg as svg
 from rotational.report.figure_svg import Axes, Line
-
-FIELDS = {
-    "optimizer__lr": "learning rate",
-    "optimizer__weight_decay": "weight decay",
-    "optimizer__update_memory": "EMA factor of the update norm",
-    "optimizer__imbalance__factor": "factor f",
-    "optimizer__imbalance__slow": "share of the neurons that is slowed",
-    "model__width": "width",
-    "size": "weights of a neuron",
-}
-"""What a swept field is called on an axis."""
 
 CURVES = {
     "loss": "training loss",
@@ -116,7 +105,7 @@ def _sweep(panel: Panel, found: Found, arms: Sequence[str], order: dict[str, int
                 marked=True,
             )
         )
-    return svg.lines(panel.title, Axes(_field(panel.x), _measure(panel.measure), panel.log_x, panel.log_y), drawn)
+    return svg.lines(panel.title, Axes(named(panel.x), _measure(panel.measure), panel.log_x, panel.log_y), drawn)
 
 
 def _bars(panel: Panel, found: Found, arms: Sequence[str], order: dict[str, int]) -> str:
@@ -135,7 +124,7 @@ def _heat(panel: Panel, found: Found, arm: str) -> str:
     points = {(at(p.run, panel.x), at(p.run, panel.y)): p.mean(panel.measure) for p in found.points(arm)}
     columns, rows = (sorted({place[i] for place in points}) for i in (0, 1))
     values = [[points.get((c, r), math.nan) for c in columns] for r in rows]
-    axes = Axes(_field(panel.x), _field(panel.y), log_y=panel.log_y)
+    axes = Axes(named(panel.x), named(panel.y), log_y=panel.log_y)
     return svg.heat(f"{panel.title}: {arm}", axes, columns, rows, values)
 
 
@@ -147,10 +136,6 @@ def _chosen(points: Sequence[Point], by: str | None) -> Point:
 
 def _dashed(curve: str) -> str:
     return "static formula" if curve == "at rest" else "predicted"
-
-
-def _field(path: str) -> str:
-    return FIELDS.get(path, path.rpartition("__")[2].replace("_", " "))
 
 
 def _measure(name: str) -> str:
