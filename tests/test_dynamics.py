@@ -7,14 +7,11 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 import rotational
 from rotational import forecast, rules, walk
-from rotational.correlation import fading_maximum, log_within
-from rotational.dynamics import maximum, path
+from rotational.dynamics import path
 from rotational.dynamics.setting import Setting, half_normal
-from rotational.scale import Max
 
 RULES = {
     "sgd": rules.sgd(),
@@ -166,69 +163,6 @@ def test_long_blocks_do_not_leap_about_the_rest(monkeypatch):
     given = {"size": 3072, "gradient_norm": 0.13, "norm": 1.0, "every": 1000}
     forecast(rules.signum(decay="coupled"), lr=lr, weight_decay=0.1, steps=len(t), **given)
     assert 50 < count[0] < 150
-
-
-def test_adamax_keeps_its_digits_where_v_may_be_tiny():
-    x = np.exp(np.arange(-12, 3, 0.1, dtype=np.float32))[None]
-    for apart in (0.0, 0.02):
-        gradient = maximum.Gradient.at(x, np.full((1, 1), apart, dtype=np.float32))
-        share, inverse = gradient.over(np.minimum(np.log(x) - 1.5, 0.0), np.array([x.size - 1]))
-        assert 0 < share[0] < 1
-        assert inverse[0] > 0
-        assert (gradient.square >= 0).all()
-        assert (gradient.square <= gradient.within).all()  # E(g^2; |g| <= x)/x^2 is at most P(|g| <= x)
-
-
-@pytest.mark.parametrize("beta", [0.9, 0.99, 0.999])
-def test_cells_of_adamaxs_maximum_are_as_fine_as_its_law_at_rest(beta):
-    """Whatever part of a cell the grid begins at."""
-    inverse, share = fading_maximum(Max(beta=beta))
-    for part in (0.0, 0.3, 0.6):
-        y = np.exp(maximum.CELL * (np.arange(100) - 60 + part))[None]
-        gradient = maximum.Gradient.at(y, np.zeros((1, 1)))
-        found = gradient.over(log_within(y[0], beta) - np.log(gradient.within), np.array([99]))
-        np.testing.assert_allclose([x[0] for x in found], [share, inverse], rtol=1.5e-3)
-
-
-@pytest.mark.parametrize("apart", [0.3, 1.0, 5.0])
-def test_adamaxs_maximum_of_gradients_with_a_mean_beside_drawn_ones(apart):
-    beta, v, seen = 0.99, np.zeros(20_000), list[float]()
-    rng = np.random.default_rng(0)
-    for t in range(700):
-        g = apart + rng.standard_normal(len(v))
-        v = np.maximum(beta * v, np.abs(g))
-        if t >= 500:
-            seen.append(float(np.mean(g / v)) / apart)
-    at_rest = fading_maximum(Max(beta=beta))[0]
-    np.testing.assert_allclose(maximum.steady(beta, np.array([apart])), at_rest / np.mean(seen), rtol=5e-3)
-
-
-@pytest.mark.parametrize(("gradient_norm", "norm", "scale_invariant"), [(1.0, 10.0, False), (0.3, 6.0, True)])
-def test_blocks_of_adamax_where_decay_outweighs_the_gradient(gradient_norm, norm, scale_invariant):
-    """Beside torch's own optimizer: blocks began where single steps end, and were off by up to 110%."""
-    steps, size, neurons = 6400, 64, 48
-    lr, decay = 1e-3, 0.1 if scale_invariant else 0.3
-    torch.manual_seed(0)
-    w = torch.randn(neurons, size)
-    w = torch.nn.Parameter(w * norm / w.norm(dim=1, keepdim=True))
-    opt = torch.optim.Adamax([w], lr=lr, betas=(0.9, 0.99), weight_decay=decay, foreach=False)
-    norms = []
-    for _ in range(steps):
-        g = torch.randn(neurons, size) * (gradient_norm / math.sqrt(size))
-        if scale_invariant:
-            old = w.detach()
-            square = old.square().sum(1, keepdim=True)
-            g = (g - (g * old).sum(1, keepdim=True) / square * old) / square.sqrt()
-        w.grad = g
-        opt.step()
-        norms.append(float(w.detach().square().sum(1).mean().sqrt()))
-    found = forecast(
-        rules.adamax((0.9, 0.99)), lr=lr, weight_decay=decay, steps=steps, norm=norm, size=size,
-        gradient_norm=gradient_norm, scale_invariant=scale_invariant,
-    )  # fmt: skip
-    off = np.abs(found.norm / norms - 1)
-    assert off.max() < (0.025 if scale_invariant else 0.06)
-    assert any("outweighs" in note for note in found.notes)
 
 
 def test_many_jumps_are_followed_for_so_many_steps_in_all():

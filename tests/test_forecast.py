@@ -361,6 +361,11 @@ def test_what_cannot_be_forecast_is_a_sentence(change, says):
         (rules.muon(), {"norm": 1.0, "size": 64}, "shape="),
         (rules.lion(), {"norm": 1.0}, "size="),
         (rules.muon(decay="coupled"), {"shape": (8, 8)}, r"muon \(coupled\)\): no law is known"),
+        (
+            rules.adamax((0.9, 0.0)),
+            {"norm": 1.0, "size": 8, "gradient_norm": 1.0},
+            r"adamax\): with a b2 of 0 .* b2 > 0",
+        ),
     ],
 )
 def test_what_a_rule_needs_is_named(rule, given, says):

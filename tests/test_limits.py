@@ -25,7 +25,11 @@ CASES = {
     "signum with L2, large": (rules.signum(decay="coupled"), 10.0, {**L2, "weight_decay": 10.0}, "up to 27%"),
     "signum with L2, at rest": (rules.signum(decay="coupled"), 1.0, {**L2, "weight_decay": 10.0}, "as a linear rule"),
     "signum with L2, weak": (rules.signum(decay="coupled"), 1.0, {**L2, "weight_decay": 0.1}, None),
-    "adamax, short memory": (rules.adamax((0.9, 0.99), decay="decoupled"), 1.0, ADAM, "taken as alike"),
+    "adamax, short memory": (rules.adamax((0.9, 0.98), decay="decoupled"), 1.0, ADAM, "at a b2 of 0.98 and 0.95"),
+    "adamax, shorter memory": (rules.adamax((0.9, 0.5), decay="decoupled"), 1.0, ADAM, "at a b2 of 0.7, 0.5"),
+    "adamax, no momentum": (rules.adamax((0.0, 0.5), decay="decoupled"), 1.0, ADAM, None),
+    "adamax, large": (rules.adamax((0.9, 0.99)), 10.0, L2, "by up to 20%, the norm by 7%"),
+    "adamax, larger": (rules.adamax((0.9, 0.99)), 1000.0, L2, "by up to 60%, the norm by 10%"),
     "radam": (rules.radam(decay="decoupled"), 0.1, {**ADAM, "gradient_norm": 1.0}, "RAdam's first steps"),
     "adamax, at rest": (rules.adamax(decay="decoupled"), 1.0, {**ADAM, "lr": 0.01}, None),
     "adam with L2, large": (rules.adam_l2(), 10.0, L2, "up to 15%"),
@@ -82,7 +86,7 @@ def test_of_many_neurons_it_is_said_how_many():
     [
         (rules.signum(decay="coupled"), 1e-3, 10.0, 128, 1.09),
         (rules.signum(decay="coupled"), 1e-3, 1.0, 32, 1.002),
-        (rules.adamax((0.9, 0.99), decay="decoupled"), 0.1, 1e-2, 64, 1.012),
+        (rules.adamax((0.9, 0.95), decay="decoupled"), 0.1, 0.05, 64, 1.015),
     ],
 )
 def test_the_sizes_at_rest_are_those_that_the_notes_tell(rule, lr, weight_decay, size, norm):

@@ -239,6 +239,9 @@ def test_wrong_numbers_are_a_sentence(arguments, says):
 def test_rules_without_a_law_are_refused():
     with pytest.raises(ValueError, match="no law"):
         equilibrium(Rule(rules.muon().memory, Polar(), "coupled", "muon_l2"), 1e-3, 0.1)
+    with pytest.raises(ValueError, match=r"equilibrium\(adamax\): with a b2 of 0"):
+        equilibrium(rules.adamax((0.9, 0.0)), 1e-3, 0.1, size=64, gradient_norm=1.0)
+    assert equilibrium(rules.adamax((0.0, 0.0)), 1e-3, 0.1, size=64, gradient_norm=1.0).norm > 0  # the sign of g
     with pytest.raises(ValueError, match="Pass rotation="):
         rate(rules.adam_l2(), 1e-3, 0.1)
 

@@ -170,7 +170,8 @@ def adamax(betas: Betas = (0.9, 0.999), eps: float = 1e-8, *, decay: Decay = "co
 
         m = b1 m + (1-b1) g,  v = max(b2 v, |g| + eps),  u = m^/v,  w <- w - lr u,  g with wd w
 
-    Raises ValueError for betas outside [0, 1), a negative eps, and an unknown decay.
+    With b1 > 0 and b2 = 0 the mean square of u is infinite: `equilibrium` and `forecast` refuse such a rule. Raises
+    ValueError for betas outside [0, 1), a negative eps, and an unknown decay.
 
     >>> adamax().scale.beta
     0.999

@@ -20,7 +20,7 @@ from rotational.dynamics import scatter, settled
 from rotational.dynamics.setting import Setting
 from rotational.memory import sum_of_correlations
 from rotational.rule import Rule
-from rotational.scale import Polar, Raw, Sign
+from rotational.scale import Max, Polar, Raw, Sign
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def equilibrium(
     towards a `target_norm` takes off D (1 - target_norm/|w|).
 
     Raises TypeError or ValueError for numbers out of range, lr*weight_decay of 1 or more, and for a rule
-    whose law is not known (Muon with L2).
+    whose law is not known (Muon with L2, Adamax with momentum and a b2 of 0).
 
     >>> from rotational import rules
     >>> e = equilibrium(rules.adamw(betas=(0.9, 0.95)), lr=6e-4, weight_decay=0.1, size=768)
@@ -145,6 +145,11 @@ def described(
         raise TypeError(f"{call}(rule={_other(rule)}): expected a Rule, such as rotational.rules.adamw().{_hint(rule)}")
     if isinstance(rule.scale, Polar) and rule.decay == "coupled":
         raise ValueError(f"{call}({rule.title}): no law is known for Muon with L2; its decay is decoupled.")
+    if isinstance(rule.scale, Max) and rule.scale.beta == 0 and rule.memory.old != 0:
+        raise ValueError(
+            f"{call}({rule.title}): with a b2 of 0 remembered gradients are divided by |g| of the step alone, and "
+            "their mean square is infinite; take b2 > 0, or b1 = 0."
+        )
     if shape is not None:
         rows, columns = _matrix(call, shape)
         if size is not None and size != columns:

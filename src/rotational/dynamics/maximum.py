@@ -7,8 +7,8 @@ the faded maximum of all other gradients, a gradient either is the maximum or is
 
     E g^2/v^2 = E [ P(|g| > v') + E(g^2; |g| <= v')/v'^2 ]        E 1/v, where g is not it = E [ P(|g| <= v')/v' ]
 
-What is remembered is taken as gradients of one size, the mean of theirs. Entries are taken as alike but for this: that
-one which divides by little goes on to do so, and its weight with it, is left out.
+What is remembered is taken as gradients of one size, the mean of theirs, in which v has faded since (see `entry`), and
+two updates as sharing as much of it as under a v that stays.
 """
 
 from __future__ import annotations
@@ -22,29 +22,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rotational.correlation import log_within
+from rotational.dynamics.entry import CELL, SINGLE, SURELY, Gradient, faded
 from rotational.dynamics.setting import Divided, Number, Setting
 from rotational.memory import Filter
 from rotational.scale import Max
 
-CELL, POINTS = 0.15, 160
-"""Width of a cell in log y, and how many: e^24 in all, as sizes of gradients may change by orders of magnitude."""
+POINTS = 160
+"""How many cells: e^24 in all, as sizes of gradients may change by orders of magnitude."""
 
 LADDER = np.exp(CELL * np.arange(POINTS))
 """y at the points, over that at the first."""
 
-NEVER, SURELY = -40.0, 6.0
-"""log P(v <= y) of points below which v is not, and how many times its size a gradient is below."""
-
-SINGLE = np.float32
-"""What probabilities at a point are computed in: fast, and as exact as the series for them."""
-
-TINY, LEAST = 1e-12, 0.005
-"""The least P(|g| <= x), and the least part of decay in a gradient: of a smaller one as much is said, to 1e-5."""
+NEVER = -40.0
+"""log P(v <= y) of points below which v is not."""
 
 FOLLOWS, FADES, MOVES, TOGETHER = 30, 0.015, 0.01, 3
 """v is looked at afresh in every step at first, then after every thirtieth part of the steps so far, but before it
 fades by 1.5%, and when |g|^2 has changed by a percent since: of many neurons together, three times in that while, or
 at once when it has changed by two percent."""
+
+BESIDE = 3.0
+"""How far the grid reaches beyond where v may be."""
 
 ALIKE = 0.01
 """By what share |g|^2 of what is remembered may differ from that of the step to be taken as the same."""
@@ -55,7 +53,8 @@ class Look(NamedTuple):
 
     q, steady    E|g|^2 of the noise, and of the decay among the gradients, when it was looked at
     fresh, old   E g^2/v^2 over E g^2/C of the gradient of the step, and of one that is remembered, over C
-    inverse      E 1/v, for a gradient that is not the maximum
+    inverse      E g/v over E g, for the gradient of the step
+    late         what that is multiplied by for what is remembered, in which v has faded since
     """
 
     q: np.ndarray
@@ -63,6 +62,7 @@ class Look(NamedTuple):
     fresh: np.ndarray
     old: np.ndarray
     inverse: np.ndarray
+    late: np.ndarray
 
 
 class FadingMaximum:
@@ -109,25 +109,27 @@ class FadingMaximum:
             still &= self._due + pace < most + 1
         if not still.all():
             remembered = self._rows(self._squares / kept if np.all(kept > 0) else np.nan)
-            self._take(np.flatnonzero(~still), power, decay2, remembered, first=t == 1)
-        fresh, old, inverse = (x.reshape(self._shape) for x in look[2:])
+            self._take(np.flatnonzero(~still), power, decay2, remembered, t)
+        fresh, old, inverse, late = (x.reshape(self._shape) for x in look[2:])
         sigma2 = now.new**2 * q + now.old**2 * kept
         seen = now.new**2 * q * fresh + now.old**2 * kept * old
         decay = self._setting.rule.memory.decay
         self._squares = decay**2 * self._squares + now.inflow**2 * q**2
         self.second = _plain(np.asarray(sigma2 * self._setting.fading[1] / seen))
         amplitude = (self._setting.size * seen / sigma2) ** 0.5
-        return gradient._replace(amplitude=_plain(np.asarray(amplitude)), response=_plain(inverse.copy()))
+        return gradient._replace(
+            amplitude=_plain(np.asarray(amplitude)), response=_plain(inverse.copy()), late=_plain(late.copy())
+        )
 
-    def _take(self, due: np.ndarray, q: np.ndarray, decay2: np.ndarray, remembered: np.ndarray, *, first: bool) -> None:
-        """Take in the gradients since the last look, as if all were of this size, and see what v makes of it.
+    def _take(self, due: np.ndarray, q: np.ndarray, decay2: np.ndarray, remembered: np.ndarray, t: int) -> None:
+        """Take in the gradients since the last look, as if all were of this size, and see what v makes of step t.
 
         `remembered` is E|g|^2 of what the memory holds: gradients of many sizes are one of their mean.
         """
         beta, count, size = self._scale.beta, self._due[due][:, None], self._rows(self._setting.size)[due]
         q, decay2, remembered = q[due], decay2[due], remembered[due]
-        if first:
-            self._lowest[due] = np.log(q / size) / 2 - CELL * POINTS / 2
+        if t == 1:
+            self._lowest[due] = _lowest(q / size, decay2 / size)
         elif beta > 0:
             self._fade(due, count[:, 0] * -math.log(beta))
         else:
@@ -149,19 +151,20 @@ class FadingMaximum:
         if np.any(count > 1):  # all but the last, which fade on the way: each as the one in their middle
             middle = last + count / 2 * -math.log(beta) * gradient.slope / gradient.within
             below = below + (count - 1) * np.minimum(middle, 0.0)
-        ends = np.minimum(self._last[due] + 2 - start, below.shape[1] - 1)
-        share, inverse = gradient.alone() if first else gradient.over(below, ends)
+        ends = np.clip(self._last[due] + 2 - start, 0, below.shape[1] - 1)
+        since = None if t == 1 else faded(beta, self._setting.rule.memory.decay, t)
+        seen = gradient.alone() if t == 1 else gradient.over(below, ends, since=since)
         self._below[due, points] = below = below + last
         self._first[due] = start + (below <= NEVER).sum(axis=1)
         look = self._look
-        look.q[due], look.steady[due], look.fresh[due], look.old[due] = q, decay2, share / q, share / q
-        look.inverse[due] = inverse / (q / size) ** 0.5
+        look.q[due], look.steady[due], look.fresh[due], look.old[due] = q, decay2, seen.noise / q, seen.old_noise / q
+        look.inverse[due], look.late[due] = seen.mean / (q / size) ** 0.5, seen.old_mean / seen.mean
         # What is remembered stands in v too, by the size that it had.
         other = np.abs(remembered - q) > ALIKE * q
         if other.any():
             gradient = scaled(np.sqrt(remembered / size)[other], other)
             others = np.minimum(below[other] - np.log(gradient.within), 0.0)
-            look.old[due[other]] = gradient.over(others, ends[other])[0] / remembered[other]
+            look.old[due[other]] = gradient.over(others, ends[other], since=since).old_noise / remembered[other]
         self._due[due], self._changed = 0, True
 
     def writes(self) -> tuple[Number, Number]:
@@ -221,30 +224,11 @@ class FadingMaximum:
             self._last[rows] -= cells
 
 
-def steady(beta: float, apart: np.ndarray) -> np.ndarray:
-    """1/E(1/v) at rest of gradients z + `apart`, z of unit variance, over that of z alone.
-
-    The largest of many is a few z beyond `apart`, while a normal gradient of their size has one a few times that.
-    """
-    at, beyond = _beyond(beta)
-    return (apart + np.interp(apart, at, beyond)) / beyond[0]
-
-
-@lru_cache(maxsize=16)
-def _beyond(beta: float) -> tuple[np.ndarray, np.ndarray]:
-    """(means of entries, how far 1/E(1/v) at rest is beyond them)."""
-    at, cell, beyond = 50 * np.linspace(0, 1, 40) ** 3, 0.01, list[float]()
-    for apart in at.tolist():
-        y = np.arange(math.log(0.02), math.log(apart + SURELY), cell)
-        gradient = Gradient.at(np.exp(y)[None], np.array([[apart]]))
-        last = np.log(gradient.within)
-        others = np.zeros_like(last)
-        if 0 < beta < 1:  # the sum of `last` where those before it have faded from, by Euler and Maclaurin
-            fades = -math.log(beta)
-            after = cell * (np.cumsum(last[:, ::-1], axis=1)[:, ::-1] - last / 2)
-            others = np.minimum(after / fades - last / 2 - fades / 12 * gradient.slope / gradient.within, 0.0)
-        beyond.append(1 / float(gradient.over(others, np.array([len(y) - 1]), cell)[1][0]) - apart)
-    return at, np.array(beyond)
+def _lowest(noise2: np.ndarray, decay2: np.ndarray) -> np.ndarray:
+    """log y of the first point: around the larger of noise and decay, which meet in the course, from below both."""
+    noise, decay = np.log(noise2) / 2, np.log(decay2 + 1e-300) / 2
+    lowest = np.minimum(np.maximum(noise, decay) - CELL * POINTS / 2, noise - BESIDE)
+    return np.maximum(lowest, decay + BESIDE - CELL * POINTS)
 
 
 @lru_cache(maxsize=16)
@@ -252,80 +236,6 @@ def _at_rest(beta: float) -> np.ndarray:
     """log P(v <= y) after long, for gradients of unit variance, at the points of a grid around it."""
     y = np.exp(CELL * (np.arange(POINTS) - POINTS / 2))
     return log_within(y, beta)
-
-
-class Gradient(NamedTuple):
-    """An entry g = z + apart, z of unit variance, and what of it is within [-x, x], at points x.
-
-    apart     what decay adds to the noise
-    within    P(|g| <= x)
-    slope     its slope by log x
-    mean      E(g; |g| <= x)/(x apart)
-    square    E(g^2; |g| <= x)/x^2
-    """
-
-    apart: np.ndarray
-    within: np.ndarray
-    slope: np.ndarray
-    mean: np.ndarray
-    square: np.ndarray
-
-    @classmethod
-    def at(cls, x: np.ndarray, apart: np.ndarray) -> Gradient:
-        """At points x [G, points], of entries of these means [G, 1]."""
-        if not apart.any():
-            within, bell = _normal(x)
-            slope = 2 * x * bell
-            mean = part = within - slope
-        else:
-            apart = np.maximum(apart, LEAST)
-            sides = np.stack((x - apart, x + apart))
-            (low, high), bells = _normal(sides)
-            within = (low + high) / 2
-            slope = x * (bells[0] + bells[1])
-            mean = within + (bells[1] - bells[0]) / apart
-            part = (1 + apart**2) * within - (sides[::-1] * bells).sum(0)
-        within = np.clip(within, TINY, 1.0)
-        # near 0 the difference has no digits left
-        return cls(apart, within, slope, mean / x, np.clip(part / x**2, 0.0, within))
-
-    def over(self, others: np.ndarray, ends: np.ndarray, cell: float = CELL) -> tuple[np.ndarray, np.ndarray]:
-        """(E z^2/v^2, E g/v over `apart`), v the larger of |g| and v', from log P(v' <= x); at `ends` that is 0.
-
-        As log x rises, E g^2/v^2 at v' = x falls by twice `square`, and E g/v by `mean`. Both are therefore sums of
-        these over P(v' <= x), smooth functions all. Of E g^2/v^2 noise has the share that it has of E g^2: at a b2 of
-        0.99 that is within 1% of Var g/v where decay is as large, and within 5% where it is five times larger.
-        """
-        below = np.exp(others.astype(SINGLE))
-        below *= np.arange(below.shape[1]) <= ends[:, None]
-        at = np.arange(len(ends)), ends
-        square, mean = (  # what is beyond, where all is within, is a geometric series
-            cell * (np.einsum("ij,ij->i", below, part, dtype=float) + part[at] / math.expm1(falls * cell))
-            for part, falls in ((self.square, 2), (self.mean, 1))
-        )
-        return self._noise() * 2 * square, mean.astype(float)
-
-    def alone(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same where there are no others: u is the sign of g."""
-        apart = np.maximum(self.apart[:, 0], LEAST)
-        return self._noise(), (_normal(apart)[0] / apart).astype(float)
-
-    def _noise(self) -> np.ndarray:
-        """The share of E g^2 that is noise."""
-        return 1 / (1 + self.apart[:, 0].astype(float) ** 2)
-
-
-def _normal(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """P(|z| <= |x|) of a standard normal z, with the sign of x, to 3e-7 (Abramowitz and Stegun 7.1.26); its density."""
-    t = np.reciprocal(1 + 0.3275911 / math.sqrt(2) * np.abs(x))
-    series = 1.061405429 * t
-    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        series += coefficient
-        series *= t
-    bell = np.exp(x * x * -0.5)
-    series *= bell
-    bell *= 1 / math.sqrt(2 * math.pi)
-    return np.copysign(1 - series, x, out=series), bell
 
 
 def _plain(x: np.ndarray) -> Number:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rotational.correlation import Correlation, Shape, correlation, fading_maximum
+from rotational.dynamics.entry import noise_since
 from rotational.polar import polar
 from rotational.rule import Rule
 from rotational.scale import Max, Polar, Raw, Rms, Sign
@@ -42,6 +43,7 @@ class Divided(NamedTuple):
     spread                   what the noise of v multiplies E|u|^2 by
     response                 what a part of the filtered gradient that hardly changes is multiplied by
     bend                     what the mean is multiplied by besides: entries of a larger mean are divided by more
+    late                     what remembered decay and means are multiplied by besides: v has faded since
     """
 
     power: Number
@@ -51,6 +53,7 @@ class Divided(NamedTuple):
     spread: Number = 1.0
     response: Number = 1.0
     bend: Number = 1.0
+    late: Number = 1.0
 
 
 NODES, UNDER_A_MAXIMUM = 8, 6
@@ -177,9 +180,10 @@ class Setting:
 
     @cached_property
     def fading(self) -> tuple[float, float]:
-        """(E 1/v', E g^2/v^2) of Adamax's maximum, for gradients of unit variance (see `fading_maximum`)."""
+        """(E 1/v', E c^2/v^2 over E c^2) of Adamax's maximum, for gradients of unit variance (see `fading_maximum`)."""
         assert isinstance(self.rule.scale, Max)
-        return fading_maximum(self.rule.scale)
+        inverse, share = fading_maximum(self.rule.scale)
+        return inverse, share * noise_since(self.rule.scale.beta, self.rule.memory)
 
     @cached_property
     def fades_faster(self) -> float:
@@ -187,7 +191,7 @@ class Setting:
         assert isinstance(self.rule.scale, Max)
         beta = self.rule.scale.beta
         faster = fading_maximum(replace(self.rule.scale, beta=beta**1.1))[1]
-        return math.log(faster / self.fading[1]) / math.log(1.1) if 0 < beta < 1 else 0.0
+        return math.log(faster / fading_maximum(self.rule.scale)[1]) / math.log(1.1) if 0 < beta < 1 else 0.0
 
     @cached_property
     def divides(self) -> bool:

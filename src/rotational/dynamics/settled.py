@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rotational.dynamics.cautious import cautious, lasting
-from rotational.dynamics.maximum import steady
+from rotational.dynamics.entry import mean_since, steady
 from rotational.dynamics.scatter import Scatter, at_rest
 from rotational.dynamics.setting import Number, Push, Setting, mean_sign
 from rotational.memory import Memory, memory_tail, sum_of_correlations
@@ -100,6 +100,8 @@ def balance(
     if isinstance(rule.scale, Sign):
         return _sign_of_both(setting, square, q, push, memory)
     coupled = coupled * law.decay
+    if isinstance(rule.scale, Max):
+        response = response * mean_since(rule.scale.beta, memory, push.coupled * np.sqrt(square / q))
     step = push.lr * response + 1e-200  # at an lr of 0 what W would come to in the end is still a number
     if isinstance(rule.scale, Rms) and rule.scale.kurtosis is not None:
         coupled = coupled * setting.favours(1 - rule.scale.beta, 2 * step * push.coupled * memory.total)

@@ -92,7 +92,7 @@ class Transient:
         self.t += 1
         got = self._gradient(now, before, push)
         sigma2 = now.new**2 * got.power + now.old**2 * self._kept
-        c_mean = now.new * got.mean + now.old * self._m_mean if setting.drift else 0.0
+        c_mean = now.new * got.mean + now.old * got.late * self._m_mean if setting.drift else 0.0
         xw, xs, rho, lift = self._crossed(now, sigma2, got.power)
         amplitude, response = self._amplitude(now, sigma2, c_mean, got, xw, xs)
         xw, xs = amplitude * (xw - lift), amplitude * xs
@@ -101,7 +101,7 @@ class Transient:
         if setting.rule.decay == "cautious":
             shrink, lr, rest = cautious(setting, shrink, lr, self.square, xw, noise)
         off = -shrink - lr * response * now.new * got.coupled if self._linear else -shrink  # a11 - 1
-        a12, a21 = -lr * response * now.old, now.inflow * got.coupled
+        a12, a21 = -lr * response * got.late * now.old, now.inflow * got.coupled
         gain, moved = self._move(off, a12, a21, lr, xw, xs, lr**2 * noise + rest, rest)
         if self._avoided is not None:
             self._avoided.step(now, got.power, -self._wy[0], before, 1 + off, lr * amplitude)

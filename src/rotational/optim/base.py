@@ -323,7 +323,7 @@ class RotationalOptimizer(Optimizer):
                 f"{type(self).__name__}: {'; '.join(empty)}{constant}. A zero vector has no direction to rotate, so "
                 "they stay as they are until they have one. Give them a non-zero initialisation, or put the "
                 "parameter into a group with rotational=False.",
-                stacklevel=4,
+                stacklevel=5,
             )
         for plan, i in new:
             name = _name(plan.group, i)
