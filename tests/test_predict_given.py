@@ -11,13 +11,8 @@ from torch import nn
 
 import rotational
 from compare import assert_same
+from nets import net
 from rotational import forecast, rules
-
-
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(64, 32), nn.LayerNorm(32), nn.Linear(32, 16, bias=False))
-
 
 # LambdaLR, whose functions are called once for all groups ----------------------------------------------------------
 

@@ -12,12 +12,8 @@ from torch import nn
 
 import rotational
 from compare import assert_same
+from nets import net
 from rotational import forecast, rules, runs, walk
-
-
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(64, 32), nn.LayerNorm(32), nn.Linear(32, 16, bias=False))
 
 
 def test_a_forecast_along_a_scheduler_starts_at_the_real_norms():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from importlib import resources
 
 from rich import box
 from rich.table import Table
 
-from rotational.lab import ledger, reproduce
+from rotational.cli import listed
+from rotational.lab import reproduce
 from rotational.lab.declare import Data, Run
 from rotational.lab.figures import Arm, Figure, Job, Scale
 from rotational.lab.progress import Clock, clock
@@ -30,7 +30,7 @@ def table(
     processes: int,
 ) -> Table:
     """A row for each figure and one for all, of runs with and without their data; nothing runs, nothing is written."""
-    shipped = ledger.read(resources.files("rotational.paper").joinpath("measured.json").read_text(encoding="utf-8"))
+    shipped = listed.came_with_it()
     states = [reproduce.state(f, scale, shelf, seeds, lacks) for f in figures]
     pace = Clock()
     for m in (m for s in states for points in s.found.arms.values() for p in points for m in p.seeds.values()):
@@ -90,5 +90,4 @@ def _told(times: Iterable[float | None], processes: int = 1) -> str:
     known = [t for t in every if t is not None]
     if not known:
         return "?" if every else ""
-    said = clock(sum(known) / processes)
-    return f">{said.lstrip('<')}" if len(known) < len(every) else said
+    return clock(sum(known) / processes, more=len(known) < len(every))

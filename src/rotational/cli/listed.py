@@ -30,7 +30,7 @@ def table(figures: Sequence[Figure], shelf: Shelf, tell: Callable[[str], None], 
 
     `tell` hears a sentence for each figure of which the folder holds something damaged.
     """
-    shipped = ledger.read(resources.files("rotational.paper").joinpath("measured.json").read_text(encoding="utf-8"))
+    shipped = came_with_it()
     made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_caption(shipped, shelf), caption_justify="left")
     made.add_column("figure", ratio=1, min_width=22)
     for scale in SCALES:
@@ -45,6 +45,11 @@ def table(figures: Sequence[Figure], shelf: Shelf, tell: Callable[[str], None], 
             Text("\n").join(_outcomes(here, there)),
         )
     return made
+
+
+def came_with_it() -> Ledger:
+    """What was measured when the package was made."""
+    return ledger.read(resources.files("rotational.paper").joinpath("measured.json").read_text(encoding="utf-8"))
 
 
 def versions(figure: Figure, scale: Scale) -> list[Figure]:
@@ -80,7 +85,7 @@ def _cost(figure: Figure, scale: Scale, known: Entry | None) -> Text:
     jobs = list(figure.jobs(scale))
     runs = [job for job in jobs if isinstance(job, Run)]
     if known is not None:
-        first = f"{'>' if known.missing else ''}{clock(known.seconds).lstrip('<' if known.missing else '')}"
+        first = clock(known.seconds, more=known.missing > 0)
     else:
         steps = f"{_short(sum(run.steps for run in runs))} steps" if runs else ""
         first = _expected(runs) or steps if scale == "paper" else steps

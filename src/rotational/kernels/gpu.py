@@ -21,7 +21,7 @@ from torch import Tensor
 from rotational.kernels.layout import Layout, layout
 from rotational.kernels.native import EMPTY, GROUP, KINDS, STORED
 from rotational.kernels.native import _numbers as numbers_of  # pyright: ignore[reportPrivateUsage]
-from rotational.kernels.work import Part, Work, beta_of, changed, in_line
+from rotational.kernels.work import Part, Work, beta_of, changed, identical
 from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw
 
@@ -111,16 +111,11 @@ class Triton:
     def _ready(self, works: Sequence[Work]) -> list[tuple[Table, list[Tensor | None]]]:
         """The tables for these works, one a device, and the gradients in line with their weights."""
         lists = [work.parts for work in works]
-        known = len(lists) == len(self._lists) and all(a is b for a, b in zip(lists, self._lists, strict=True))
-        if not known:
+        if not identical(lists, self._lists):
             self._lists = lists
             self._forget()
             self._fresh.clear()
-        grads = [
-            None if g is None else in_line(g, p.w)
-            for work in works
-            for p, g in zip(work.parts, work.grads, strict=True)
-        ]
+        grads = [g for work in works for g in work.in_line()]
         # Wide loads begin at multiples of 16 bytes; gradients within a bucket need not.
         odd = tuple(i for i, g in enumerate(grads) if g is not None and g.data_ptr() % 16)
         asked = tuple((w.rule, w.dither, tuple((j, n) for j, (n, _) in w.measured.items())) for w in works)

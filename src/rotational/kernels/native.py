@@ -10,7 +10,6 @@ import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
-from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rotational.kernels.layout import Layout, layout
-from rotational.kernels.work import Part, Work, beta_of, changed, in_line, span
+from rotational.kernels.work import Part, Work, beta_of, changed, identical, span
 from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw, Rms, Sign
 
@@ -140,7 +139,7 @@ class Native:
     def step(self, works: Sequence[Work]) -> None:
         """Take one step of all groups (see `work.Kernel`)."""
         lists = [work.parts for work in works]
-        known = len(lists) == len(self._lists) and all(map(is_, lists, self._lists))
+        known = identical(lists, self._lists)
         # What is measured is known by its objects, which its table keeps.
         asked = tuple((*work.measured, *[id(units) for units, _ in work.measured.values()]) for work in works)
         if not known or (asked not in self._tables and len(self._tables) > MOST):
@@ -244,10 +243,8 @@ class Table:
         """Write down where the gradients of this step lie: autograd's own as their weights do; others are copied."""
         grads: list[Tensor | None] = []
         for work in works:
-            start, found, places = len(grads), work.grads, work.places
+            start, found, places = len(grads), work.in_line(), work.places
             if places is None:
-                pairs = zip(work.parts, work.grads, strict=True)
-                found = [None if g is None else in_line(g, part.w) for part, g in pairs]
                 places = [0 if g is None else g.data_ptr() or EMPTY for g in found]
             grads += found
             self._places[start : len(grads)] = places

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, Protocol
 
 import numpy as np
@@ -87,6 +88,12 @@ class Work:
         """The share of the weights that the plain rule keeps beside its step."""
         return 1 - self.lr * self.weight_decay if self.rule.decay == "decoupled" and not turns else 1.0
 
+    def in_line(self) -> Sequence[Tensor | None]:
+        """The gradients, each as its weight lies: autograd's own do, others are copied."""
+        if self.places is not None:
+            return self.grads
+        return [None if g is None else in_line(g, part.w) for part, g in zip(self.parts, self.grads, strict=True)]
+
 
 class Kernel(Protocol):
     """One way to take a step."""
@@ -94,6 +101,11 @@ class Kernel(Protocol):
     def step(self, works: Sequence[Work]) -> None:
         """Take one step of all these groups, counters included."""
         ...
+
+
+def identical(found: Sequence[Any], known: Sequence[Any]) -> bool:
+    """Whether these are the very same objects."""
+    return len(found) == len(known) and all(map(is_, found, known))
 
 
 def beta_of(rule: Rule) -> float:

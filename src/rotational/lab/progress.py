@@ -49,12 +49,14 @@ def _steps(job: Job) -> int:
     return job.steps if isinstance(job, Run) else 1
 
 
-def clock(seconds: float) -> str:
-    """A time as one reads it.
+def clock(seconds: float, *, more: bool = False) -> str:
+    """A time as one reads it; `more` of one that is known in part.
 
-    >>> clock(0.2), clock(42), clock(200), clock(8000)
-    ('<1 s', '42 s', '3 min', '2 h 13 min')
+    >>> clock(0.2), clock(42), clock(200), clock(8000), clock(42, more=True), clock(0.2, more=True)
+    ('<1 s', '42 s', '3 min', '2 h 13 min', '>42 s', '>1 s')
     """
+    if more:
+        return f">{clock(seconds).lstrip('<')}"
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 1 else "<1 s"
     minutes = round(seconds / 60)

@@ -13,10 +13,9 @@ from torch import Tensor
 from rotational import _check
 from rotational.control import Control
 from rotational.kernels.choose import choose, measures
-from rotational.kernels.work import Part, own, sharded
+from rotational.kernels.work import Part, identical, own, sharded
 from rotational.neurons import Neurons
 from rotational.optim import fits
-from rotational.optim.seen import identical
 from rotational.optim.turning import noted
 from rotational.rule import Rule
 from rotational.scale import Rms

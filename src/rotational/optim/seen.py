@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from operator import is_
 from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
 
 from rotational.kernels.look import ADDRESS, HOW, ask, look
-
-
-def identical(found: Sequence[Any], known: Sequence[Any]) -> bool:
-    """Whether these are the very same objects."""
-    return len(found) == len(known) and all(map(is_, found, known))
+from rotational.kernels.work import identical
 
 
 class Seen:
