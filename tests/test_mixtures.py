@@ -15,7 +15,7 @@ import rotational
 from compare import assert_same
 from rotational import schedulers
 from rotational.dynamics.told import outermost
-from rotational.mixtures import mixtures
+from rotational.mixtures import mixtures, peaks
 
 STEPS, GROUPS = 60, 7
 
@@ -136,3 +136,16 @@ def test_the_largest_of_all_mixtures_is_among_the_outermost() -> None:
                 assert (x @ points[:, found]).max() == pytest.approx((x @ points).max(), rel=1e-12)
             if shape == "line":
                 assert len(found) <= 3  # its ends, and what rounding puts above it
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_peaks_are_those_of_whole_courses(seed):
+    rng = np.random.default_rng(seed)
+    course = np.cumsum(rng.normal(size=(2, 5000)), axis=1)
+    course = np.round(course - course.min(), 1 if seed else 12)  # rounded, so that several steps are as high
+    rates = [(course, share) for share in rng.uniform(0, 2, (50, 2))] + [(course[0], 3.0), (course[1], 0.5), (0.1, 1.0)]
+    rates += [(np.zeros((2, 5000)), np.ones(2)), (course[:, :7], np.array([0.0, 1.0]))]
+    for (at, top), (x, factor) in zip(peaks(rates), rates, strict=True):
+        whole = np.atleast_1d(factor @ x if np.ndim(x) == 2 else np.multiply(x, factor))
+        assert top == pytest.approx(whole.max(), rel=1e-12)
+        assert at == np.argmax(whole) or whole[at] == pytest.approx(whole.max(), rel=1e-15)

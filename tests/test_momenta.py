@@ -219,3 +219,13 @@ def test_one_rule_does_not_take_a_scheduler_that_moves_the_momentum():
         forecast(rules.sgd(0.9), lr=scheduler, weight_decay=0.1, steps=STEPS)
     plain = lrs.OneCycleLR(opt, 0.1, total_steps=STEPS + 1, cycle_momentum=False)
     forecast(rules.sgd(0.9), lr=plain, weight_decay=0.1, steps=STEPS)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 99, 100, 101, 4000])
+def test_a_recurrence_in_blocks_is_the_recurrence(count):
+    rng = np.random.default_rng(count)
+    factor, term, y = rng.uniform(0, 1, count), rng.normal(size=count), 1.7
+    found = momenta.recurrence(factor, term, y)
+    for t in range(count):
+        y = factor[t] * y + term[t]
+        assert found[t] == pytest.approx(y, rel=1e-10, abs=1e-12)

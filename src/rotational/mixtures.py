@@ -10,6 +10,7 @@ agree.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, NamedTuple
@@ -116,6 +117,44 @@ def of_lambdas(scheduler: Any, steps: int) -> list[Mixture] | None:
     # A rate that was set by hand stands until the scheduler's next step.
     now = all(float(x[0]) * base == group["lr"] for (x, base), group in zip(whole, groups, strict=True))
     return list(whole) if now else None
+
+
+BLOCK = 1024
+"""Steps whose highest rates bound those of their mixtures."""
+
+
+def peaks(rates: Sequence[tuple[float | np.ndarray, float | np.ndarray]]) -> list[tuple[int, float]]:
+    """(step, rate) of each group's highest rate, the first of several; groups are (course, factor), as in `Mixture`.
+
+    A mixture is looked for in those blocks of steps alone where the highest rates of its courses, mixed, reach that
+    of the step at which one of them is highest.
+
+    >>> course = np.array([[0.0, 2.0, 1.0], [1.0, 1.0, 1.0]])
+    >>> peaks([(course, np.array([2.0, 0.5])), (course[0], 3.0), (0.1, 1.0)])
+    [(1, 4.5), (1, 6.0), (0, 0.1)]
+    """
+    tops, blocks = dict[int, tuple[int, float]](), dict[int, tuple[np.ndarray, np.ndarray]]()
+    found: list[tuple[int, float]] = []
+    for course, factor in rates:
+        x, key = np.atleast_1d(course), id(course)
+        if x.ndim == 1:
+            if key not in tops:
+                at = int(np.argmax(x))
+                tops[key] = at, float(x[at])
+            at, top = tops[key]
+            found.append((at, top * float(factor)))
+            continue
+        if key not in blocks:
+            starts = np.arange(0, x.shape[1], BLOCK)
+            blocks[key] = x[:, np.argmax(x, axis=1)], np.maximum.reduceat(x, starts, axis=1)
+        ends, highest = blocks[key]
+        known = float(np.max(factor @ ends))
+        near = np.flatnonzero(factor @ highest >= known * (1 - EXACT))
+        steps = np.concatenate([np.arange(b * BLOCK, min((b + 1) * BLOCK, x.shape[1])) for b in near])
+        mixed = factor @ x[:, steps]
+        at = int(np.argmax(mixed))
+        found.append((int(steps[at]), float(mixed[at])))
+    return found
 
 
 def _sample(scheduler: Any, steps: int, where: str) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ the betas that it meets. Beside random walks under torch's own optimizers: docs/
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -59,30 +60,48 @@ def read(scheduler: Any, steps: int, *, call: str) -> list[np.ndarray | None]:
     first = {mark: i for i, mark in reversed(list(enumerate(marks or range(len(groups)))))}
     kept = sorted(first.values())
     schedulers.keep(stand_in, kept) if marks else None
-    driven = stand_in.optimizer.param_groups
-    found = np.full((len(kept), steps), np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, about the order of steps: no optimizer steps here
-        step = _stepping(stand_in)
-        for t in range(steps):
-            found[:, t] = [np.nan if (m := momentum_of(group)) is None else m for group in driven]
-            if t + 1 < steps:
-                step()
+    if _as_rates(stand_in):
+        reading = schedulers.reading(stand_in, steps, f"{call}({type(scheduler).__name__})", kept)
+        found = [np.concatenate(parts) for parts in zip(*reading, strict=True)]
+    else:
+        found = _stepped(stand_in, steps)
     courses = {i: x if np.ptp(x) > 0 else None for i, x in zip(kept, found, strict=True)}
     return [courses[first[mark]] for mark in (marks or range(len(groups)))]
 
 
-def _stepping(scheduler: Any) -> Callable[[], Any]:
-    """Its step; of those that set the momentum where they compute lr from the count alone, no more than that."""
+def _as_rates(scheduler: Any) -> bool:
+    """Make a copy of OneCycleLR or CyclicLR set the momentum as the lr, which is read at once; False for all else.
+
+    Both compute momentum and lr by one sum, from other ends.
+    """
     if not schedulers.cycles(scheduler):
-        return scheduler.step
-    scheduler._get_lr_called_within_step = True
+        return False
+    groups = scheduler.optimizer.param_groups
+    if type(scheduler).__name__ == "CyclicLR":
+        ends = list(zip(scheduler.max_momentums, scheduler.base_momentums, strict=True))
+    else:
+        ends = [(group["max_momentum"], group["base_momentum"]) for group in groups]
+    now = [momentum_of(group) for group in groups]
+    if not all(isinstance(x, float | int) and x >= 0 for x in (*now, *(end for pair in ends for end in pair))):
+        return False
+    for group, momentum, (first, last) in zip(groups, now, ends, strict=True):
+        group |= {"lr": momentum, "initial_lr": first, "max_lr": last, "min_lr": first}
+    scheduler.base_lrs, scheduler.max_lrs = map(list, zip(*ends, strict=True))
+    scheduler.cycle_momentum = False
+    return True
 
-    def step() -> None:
-        scheduler.last_epoch += 1
-        scheduler.get_lr()
 
-    return step
+def _stepped(scheduler: Any, steps: int) -> np.ndarray:
+    """The momentum of each group, [groups, steps], as the scheduler sets it step by step; NaN where there is none."""
+    groups = scheduler.optimizer.param_groups
+    found = np.full((len(groups), steps), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about the order of steps: no optimizer steps here
+        for t in range(steps):
+            found[:, t] = [np.nan if (m := momentum_of(group)) is None else m for group in groups]
+            if t + 1 < steps:
+                scheduler.step()
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,21 +245,44 @@ def _averaged(betas: np.ndarray, base: float) -> tuple[np.ndarray, np.ndarray]:
     A gradient of step s moves the weights by T_s in all, and late = beta/(1-beta) steps later; B_t is what step t makes
     of a steady gradient. As T ds = B dt, noise adds T^2 ds = T B dt to |w|^2.
     """
-    (square, steady), (of_base, as_base) = (_past(x) for x in (betas, np.full_like(betas, base)))
-    steps, left, whole = np.arange(len(betas)), float(betas[-1] / (1 - betas[-1])), np.empty(len(betas))
-    for t, beta in zip(steps[::-1].tolist(), betas[::-1].tolist(), strict=True):
-        whole[t] = (1 - beta) * (1 + left)
-        left = beta * (1 + left)
-    return square / of_base, np.interp(steps - betas / (1 - betas), steps, whole) * steady / as_base
+    square, steady = _past(betas)
+    gone = base ** np.arange(1, len(betas) + 1)
+    of_base = (1 - base) / (1 + base) * (1 + gone) / (1 - gone)  # of one beta, whose steady gradient is 1 throughout
+    steps, last = np.arange(len(betas)), float(betas[-1] / (1 - betas[-1]))
+    left = recurrence(betas[::-1], betas[::-1], last)[::-1]  # left_t = beta_t (1 + left_(t+1))
+    whole = (1 - betas) * (1 + np.append(left[1:], last))
+    return square / of_base, np.interp(steps - betas / (1 - betas), steps, whole) * steady
 
 
 def _past(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(E c^2 of gradients of unit variance, c of a steady gradient of 1), corrected for the beginning as by Adam."""
-    square, steady, found = 0.0, 0.0, list[tuple[float, float]]()
-    for t, beta in enumerate(betas.tolist(), 1):
-        square, steady, bias = beta**2 * square + (1 - beta) ** 2, beta * steady + 1 - beta, 1 - beta**t
-        found.append((square / bias**2, steady / bias))
-    return tuple(np.array(found).T)  # pyright: ignore[reportReturnType]  two rows
+    bias = 1 - betas ** np.arange(1, len(betas) + 1)
+    square, steady = recurrence(betas**2, (1 - betas) ** 2), recurrence(betas, 1 - betas)
+    return square / bias**2, steady / bias
+
+
+def recurrence(factor: np.ndarray, term: np.ndarray, first: float = 0.0) -> np.ndarray:
+    """y_t = factor_t y_(t-1) + term_t from y before the first step on, for factors between 0 and 1; all are [T].
+
+    Blocks of sqrt(T) steps go side by side from 0, then what each hands to the next is added.
+
+    >>> recurrence(np.array([0.5, 0.5, 0.0]), np.array([1.0, 1.0, 3.0]), 2.0)
+    array([2., 2., 3.])
+    """
+    count = len(factor)
+    length = math.isqrt(count - 1) + 1 if count else 1
+    blocks = -(-count // length)
+    a, y = (np.zeros(blocks * length) for _ in range(2))
+    a[:count], y[:count] = factor, term
+    a, y = (np.ascontiguousarray(x.reshape(blocks, length).T) for x in (a, y))
+    for i in range(1, length):
+        y[i] += a[i] * y[i - 1]
+        a[i] *= a[i - 1]
+    carried = np.empty(blocks)
+    for k, (through, end) in enumerate(zip(a[-1].tolist(), y[-1].tolist(), strict=True)):
+        carried[k] = first
+        first = end + through * first
+    return (y + a * carried).T.ravel()[:count]
 
 
 def _ramped(memory: Memory, momentum: np.ndarray) -> np.ndarray:

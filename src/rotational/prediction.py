@@ -13,7 +13,7 @@ import numpy as np
 
 from rotational import _check, momenta, runs, schedulers, theory
 from rotational.control import Control
-from rotational.mixtures import mixtures, of_lambdas
+from rotational.mixtures import mixtures, of_lambdas, peaks
 from rotational.neurons import ROWS, Neurons
 from rotational.optim.recognise import recognise
 from rotational.predicted import GroupPrediction, Prediction
@@ -81,6 +81,7 @@ def predict(
     if scheduler is not None:
         lrs = _rates(optimizer, scheduler, steps)
         courses = momenta.read(scheduler, steps, call="predict")
+    tops = peaks(lrs)
     known: dict[Any, momenta.Moving] = {}
     groups: list[GroupPrediction] = []
     planned: list[runs.Planned] = []
@@ -89,7 +90,7 @@ def predict(
         (lr, factor), course = lrs[i], courses[i]
         said = None
         if scheduler is not None:
-            there, then = _highest(optimizer, group, own, lr, factor, course, rule)
+            there, then = _highest(optimizer, group, own, tops[i], course, rule)
             with suppress(ValueError):  # of an lr that admits none: the forecast's reason says so
                 said = replace(_group(i, there, then, neurons, gradients), at=there["at"] + 1, steps=steps)
         said = said or _group(i, group, own, neurons, gradients)
@@ -163,15 +164,12 @@ def _highest(
     optimizer: Any,
     group: dict[str, Any],
     rule: Rule,
-    lr: runs.Lr,
-    factor: runs.Factor,
+    peak: tuple[int, float],
     course: np.ndarray | None,
     named: Rule | None,
 ) -> tuple[dict[str, Any], Rule]:
     """The group as it will be at its highest lr, which is step `at` of the run (from 0), and its rule there."""
-    lrs = np.atleast_1d(_course(lr, factor))
-    at = int(np.argmax(lrs))
-    top = float(lrs[at] if np.ndim(lr) == 2 else lrs[at] * factor)
+    at, top = peak
     there = group | {"lr": top, "at": at, "steps": group.get("steps", 0) + at}
     if course is None or named is not None:
         return there, rule

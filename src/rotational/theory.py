@@ -145,11 +145,7 @@ def described(
         raise TypeError(f"{call}(rule={_other(rule)}): expected a Rule, such as rotational.rules.adamw().{_hint(rule)}")
     if isinstance(rule.scale, Polar) and rule.decay == "coupled":
         raise ValueError(f"{call}({rule.title}): no law is known for Muon with L2; its decay is decoupled.")
-    if isinstance(rule.scale, Max) and rule.scale.beta == 0 and rule.memory.old != 0:
-        raise ValueError(
-            f"{call}({rule.title}): with a b2 of 0 remembered gradients are divided by |g| of the step alone, and "
-            "their mean square is infinite; take b2 > 0, or b1 = 0."
-        )
+    _finite(call, rule)
     if shape is not None:
         rows, columns = _matrix(call, shape)
         if size is not None and size != columns:
@@ -173,6 +169,15 @@ def described(
         shape=shape,
         eps=getattr(rule.scale, "eps", 0.0) if gradient_norm is not None else 0.0,
     )
+
+
+def _finite(call: str, rule: Rule) -> None:
+    """Refuse updates whose mean square is infinite."""
+    if isinstance(rule.scale, Max) and rule.scale.beta == 0 and rule.memory.old != 0:
+        raise ValueError(
+            f"{call}({rule.title}): with a b2 of 0 remembered gradients are divided by |g| of the step alone, and "
+            "their mean square is infinite; take b2 > 0, or b1 = 0."
+        )
 
 
 def _other(x: Any) -> str:
@@ -214,7 +219,8 @@ def rate(rule: Rule, lr: float, weight_decay: float) -> float:
     For linear rules and Adam this is the paper's closed form, the small lr*wd limit of `equilibrium`:
     sqrt(2 lr wd (1-b1)/(1+b1)) for AdamW, sqrt(2 lr wd/(1+momentum)) for SGDM. For the sign of Lion the
     paper's form is up to 23% off, and the exact equilibrium is held instead.
-    Raises ValueError for Adam+L2, whose rotation depends on the size of the gradient.
+    Raises ValueError for Adam+L2, whose rotation depends on the size of the gradient, and for Adamax with momentum and
+    b2 = 0, whose update has no finite mean square.
 
     >>> from rotational import rules
     >>> round(rate(rules.sgd(momentum=0.9), lr=0.1, weight_decay=1e-4), 8)
@@ -225,6 +231,7 @@ def rate(rule: Rule, lr: float, weight_decay: float) -> float:
             f"rate({rule.title}): with L2 regularisation the rotation depends on the size of the gradient, so "
             "the hyperparameters give none. Pass rotation=, a number or another rule such as rules.adamw()."
         )
+    _finite("rate", rule)
     if _bends(rule):
         rotation = equilibrium(rule, lr, weight_decay).rotation
         assert rotation is not None  # the sign hides the size of the gradient

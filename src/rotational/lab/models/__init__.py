@@ -128,10 +128,13 @@ def vit(
     heads: int = 4,
     layers: str = "plain",
     drop_path: float = 0.0,
+    std: float = 0.02,
 ) -> nn.Module:
-    """A vision transformer of any size; the defaults are for a laptop. drop_path is of its last block."""
+    """A vision transformer of any size; the defaults are for a laptop. drop_path is of its last block, std the spread
+    of its initial weights.
+    """
     sizes = {"patch": patch, "width": width, "blocks": blocks, "heads": heads}
-    return ViT(data.classes, data.channels, side=data.side, kind=layers, drop_path=drop_path, **sizes)
+    return ViT(data.classes, data.channels, side=data.side, kind=layers, drop_path=drop_path, std=std, **sizes)
 
 
 def deit_tiny(data: ImageForm, *, layers: str = "plain", drop_path: float = 0.0) -> nn.Module:
