@@ -69,7 +69,6 @@ def test_the_list_says_what_each_figure_takes_to_one_who_ran_nothing(capsys, tmp
     assert code == 0
     lines = out.splitlines()
     assert max(map(len, lines)) <= width
-    assert len(lines) < 4 * len(FIGURES)
     shipped = ledger.read((Path(rotational.paper.__file__).parent / "measured.json").read_text())
     for figure in FIGURES:
         (line,) = [x for x in lines if x.startswith(f" {figure.name} ")]
@@ -78,23 +77,11 @@ def test_the_list_says_what_each_figure_takes_to_one_who_ran_nothing(capsys, tmp
             assert (f">{time.lstrip('<')}" if entry.missing else f" {time} ") in line
         trained = any(isinstance(job, Run) for job in figure.jobs("paper"))
         assert ("GPU h " in line) == (trained and "paper" not in shipped[figure.name])  # where nobody took the time
+    said = " ".join(word for line in lines for word in line[: line.find("  ", 3)].split())
+    assert [figure.name for figure in FIGURES if " ".join(figure.sentence.split()[:3]) not in said] == []
     said = " ".join(out.split())
-    assert "NAME --list shows its sentence" in said
-    assert "AdamC keeps norms flat" in said
     assert "Defazio 2025" in said
     assert "GPU h: an estimate, within a factor of two, of hours on one A100" in said
-
-
-def test_the_list_has_sentences_where_the_terminal_is_wide(capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
-    _, out, _ = run(capsys, "--list", "--out", tmp_path)
-    assert max(map(len, out.splitlines())) <= 160
-    said = " ".join(word for line in out.splitlines() for word in line[: line.find("  ", 3)].split())
-    assert [figure.name for figure in FIGURES if " ".join(figure.sentence.split()[:3]) not in said] == []
-    monkeypatch.setenv("COLUMNS", "120")
-    _, narrow, _ = run(capsys, "--list", "--out", tmp_path)
-    assert "Norms settle at" in said
-    assert "Norms settle at" not in narrow
 
 
 def test_the_list_of_some_gives_their_sentences_and_what_the_folder_holds(capsys, tmp_path):

@@ -25,8 +25,8 @@ from rotational.paper.base import SUBSTITUTES
 STYLES: Mapping[Word, str] = {"held": "green", "not held": "red", "undecided": "yellow", "not run": "dim"}
 
 
-def table(figures: Sequence[Figure], shelf: Shelf, tell: Callable[[str], None], *, whole: bool = False) -> Table:
-    """The figures, each with its title, or as a `whole` with its sentence; what the folder holds comes first.
+def table(figures: Sequence[Figure], shelf: Shelf, tell: Callable[[str], None]) -> Table:
+    """The figures, each with its section and its sentence; what the folder holds comes first.
 
     `tell` hears a sentence for each figure of which the folder holds something damaged.
     """
@@ -38,9 +38,11 @@ def table(figures: Sequence[Figure], shelf: Shelf, tell: Callable[[str], None], 
     made.add_column("claims", no_wrap=True)
     for figure in figures:
         here, there = _here(figure, shelf, tell), shipped.get(figure.name, {})
-        said = f"{figure.sentence if whole else figure.title} ({figure.section})"
         made.add_row(
-            Group(Text(figure.name, "bold"), Padding(Text(said, "dim"), (0, 0, 0, 2))),
+            Group(
+                Text.assemble((figure.name, "bold"), (f"  {figure.section}", "dim")),
+                Padding(Text(figure.sentence, "dim"), (0, 0, 0, 2)),
+            ),
             *(_cost(figure, scale, here.get(scale) or there.get(scale)) for scale in SCALES),
             Text("\n").join(_outcomes(here, there)),
         )
@@ -113,8 +115,7 @@ def _caption(shipped: Ledger, shelf: Shelf) -> str:
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "nowhere yet"
     return (
         "Times: all runs on one core, or their steps; GPU h: an estimate, within a factor of two, of hours on one "
-        f"{costs.GPU}. NAME --list shows its sentence, as a wide terminal does. "
-        f"Claims: at laptop scale, measured {when}; here: in {shelf.store.root}."
+        f"{costs.GPU}. Claims: at laptop scale, measured {when}; here: in {shelf.store.root}."
     )
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 OUT = Path("rotational-results")
 SCALES: tuple[Scale, ...] = ("tiny", "laptop", "paper")
-WIDE = 150
-"""Columns of a terminal from which on the list has sentences, not titles."""
 
 
 def add(commands: Commands) -> None:
@@ -95,8 +93,7 @@ def _run(options: argparse.Namespace, data: Path | None, crew: Crew) -> int:
     if options.list:
         from rotational.cli.listed import table
 
-        whole = bool(options.names) or console.width >= WIDE
-        console.print(table(chosen, shelf, partial(_say, console), whole=whole))
+        console.print(table(chosen, shelf, partial(_say, console)))
         return 0
     if not options.names:
         names = ", ".join(f.name for f in FIGURES)
