@@ -225,7 +225,9 @@ def test_further_seeds_of_a_sweep_are_counted_before_it_is_known_which_point_get
     assert left() == ["7", "0"]
 
 
-def test_the_time_of_what_nobody_ran_is_not_made_up(tmp_path):
-    paper = BY_NAME["imbalance"]
-    made = dry.table((paper,), "paper", Shelf(tmp_path), None, {}, 1)
-    assert list(made.columns[-1].cells) == ["?", "?"]
+def test_the_time_of_what_nobody_ran_is_an_estimate_for_a_gpu_or_left_open(tmp_path):
+    made = dry.table((BY_NAME["imbalance"],), "paper", Shelf(tmp_path), None, {}, 1)
+    assert all(re.fullmatch(r"~\d+k? GPU h", str(x)) for x in made.columns[-1].cells)
+    arms = (Arm("a", grid(RUN, seed=(0, 1)), more=(2,), by="accuracy"),)
+    one = Figure("one", "1", "One", "One.", arms, arms, arms, (), ())
+    assert list(dry.table((one,), "tiny", Shelf(tmp_path), None, {}, 2).columns[-1].cells) == ["?", "?"]

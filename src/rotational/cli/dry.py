@@ -17,7 +17,7 @@ from rotational.lab.shelf import Shelf
 
 CAPTION = (
     "Time: on one core, from runs of the same kind in {root} where there are any, else from what the figure's runs "
-    "took when they were last measured. Runs that figures share stand in each, and once in the total."
+    f"took when they were last measured; {listed.HOURS}. Runs that figures share stand in each, and once in the total."
 )
 
 
@@ -39,6 +39,7 @@ def table(
     for name in ("figure", "stored", "to run", "no data", "time"):
         made.add_column(name, justify="left" if name == "figure" else "right", no_wrap=True)
     times: dict[Hashable, float | None] = {}
+    every: dict[Hashable, Job] = {}
     stored: set[str] = set()
     barred: set[Hashable] = set()
     for s in states:
@@ -46,11 +47,12 @@ def table(
         entry = shipped.get(s.figure.name, {}).get(scale)
         each = entry.seconds / entry.ran if entry is not None and entry.ran else None
         own = {which: _or(pace.left(job), each) for which, job in jobs.items()}
-        made.add_row(s.figure.name, str(s.ran), str(len(own)), str(len(without) or ""), _told(own.values()))
-        times, stored, barred = times | own, stored | s.each.keys(), barred | without.keys()
+        made.add_row(s.figure.name, str(s.ran), str(len(own)), str(len(without) or ""), _time(own, jobs, scale))
+        times, every = times | own, every | jobs
+        stored, barred = stored | s.each.keys(), barred | without.keys()
     made.add_section()
-    made.add_row("all", str(len(stored)), str(len(times)), str(len(barred) or ""), _told(times.values()))
-    if processes > 1 and times:
+    made.add_row("all", str(len(stored)), str(len(times)), str(len(barred) or ""), _time(times, every, scale))
+    if processes > 1 and any(t is not None for t in times.values()):
         made.add_row(f"by {processes} at a time", "", "", "", _told(times.values(), processes))
     return made
 
@@ -74,6 +76,13 @@ def _open(
         jobs |= {run.key: run for run in runs or () if shelf.get(run) is None}
     barred |= {which: job for which, job in jobs.items() if isinstance(job, Run) and job.data in lacks}
     return {which: job for which, job in jobs.items() if which not in barred}, barred
+
+
+def _time(times: Mapping[Hashable, float | None], jobs: Mapping[Hashable, Job], scale: Scale) -> str:
+    """What is known of how long runs take; at the paper's scale, where that is nothing, an estimate for a GPU."""
+    said = _told(times.values())
+    runs = [job for job in jobs.values() if isinstance(job, Run)]
+    return listed.expected(runs) or said if said == "?" and scale == "paper" else said
 
 
 def _or(seconds: float | None, each: float | None) -> float | None:

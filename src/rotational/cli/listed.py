@@ -24,6 +24,8 @@ from rotational.paper.base import SUBSTITUTES
 
 STYLES: Mapping[Word, str] = {"held": "green", "not held": "red", "undecided": "yellow", "not run": "dim"}
 
+HOURS = f"GPU h: an estimate, within a factor of two, of hours on one {costs.GPU}"
+
 
 def table(figures: Sequence[Figure], shelf: Shelf, tell: Callable[[str], None]) -> Table:
     """The figures, each with its section and its sentence; what the folder holds comes first.
@@ -90,11 +92,11 @@ def _cost(figure: Figure, scale: Scale, known: Entry | None) -> Text:
         first = clock(known.seconds, more=known.missing > 0)
     else:
         steps = f"{_short(sum(run.steps for run in runs))} steps" if runs else ""
-        first = _expected(runs) or steps if scale == "paper" else steps
+        first = expected(runs) or steps if scale == "paper" else steps
     return Text.assemble(first, "\n", (f"{len(jobs)} runs", "dim"))
 
 
-def _expected(runs: Sequence[Run]) -> str:
+def expected(runs: Sequence[Run]) -> str:
     """Hours on a GPU; nothing where a run's cost cannot be told."""
     hours = [h for run in runs if (h := costs.hours(run)) is not None]
     return f"~{_short(max(1, round(sum(hours))))} GPU h" if hours and len(hours) == len(runs) else ""
@@ -113,10 +115,7 @@ def _outcomes(here: Mapping[Scale, Entry], there: Mapping[Scale, Entry]) -> Iter
 def _caption(shipped: Ledger, shelf: Shelf) -> str:
     dates = sorted(e.date for entries in shipped.values() for e in entries.values())
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "nowhere yet"
-    return (
-        "Times: all runs on one core, or their steps; GPU h: an estimate, within a factor of two, of hours on one "
-        f"{costs.GPU}. Claims: at laptop scale, measured {when}; here: in {shelf.store.root}."
-    )
+    return f"Times: all runs on one core, or their steps; {HOURS}. Claims: at laptop scale, measured {when}; here: in {shelf.store.root}."
 
 
 def _short(steps: int) -> str:
