@@ -79,10 +79,9 @@ def _open(
 
 
 def _time(times: Mapping[Hashable, float | None], jobs: Mapping[Hashable, Job], scale: Scale) -> str:
-    """What is known of how long runs take; at the paper's scale, where that is nothing, an estimate for a GPU."""
-    said = _told(times.values())
-    runs = [job for job in jobs.values() if isinstance(job, Run)]
-    return listed.expected(runs) or said if said == "?" and scale == "paper" else said
+    """How long runs take; at the paper's scale, where that is not known of all, what the others may take on a GPU."""
+    others = [job for which, job in jobs.items() if times[which] is None and isinstance(job, Run)]
+    return listed.expected(others) if scale == "paper" and others else _told(times.values())
 
 
 def _or(seconds: float | None, each: float | None) -> float | None:

@@ -115,7 +115,10 @@ def _outcomes(here: Mapping[Scale, Entry], there: Mapping[Scale, Entry]) -> Iter
 def _caption(shipped: Ledger, shelf: Shelf) -> str:
     dates = sorted(e.date for entries in shipped.values() for e in entries.values())
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "nowhere yet"
-    return f"Times: all runs on one core, or their steps; {HOURS}. Claims: at laptop scale, measured {when}; here: in {shelf.store.root}."
+    return (
+        f"Times: all runs on one core, or their steps; {HOURS}. Claims: at laptop scale, measured {when}; "
+        f"here: in {shelf.store.root}."
+    )
 
 
 def _short(steps: int) -> str:
