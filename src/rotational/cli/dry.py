@@ -52,7 +52,7 @@ def table(
         stored, barred = stored | s.each.keys(), barred | without.keys()
     made.add_section()
     made.add_row("all", str(len(stored)), str(len(times)), str(len(barred) or ""), _time(times, every, scale))
-    if processes > 1 and any(t is not None for t in times.values()):
+    if processes > 1 and times and scale != "paper":
         made.add_row(f"by {processes} at a time", "", "", "", _told(times.values(), processes))
     return made
 
