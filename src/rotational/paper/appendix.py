@@ -124,7 +124,7 @@ SENSITIVE = Figure(
         # With a product of 1e-3 plain weights decay to nothing before they learn.
         small(1000).but(model=Model("vgg_small", width=0.5), optimizer=_sgd, schedule=CONSTANT),
         2.5e-4,
-        (0.05, 0.1),
+        (0.0125, 0.025, 0.05, 0.1),
         MORE_SEEDS,
     ),
     # The paper's four splits of its product. Its lr falls along a cosine, with which nothing is at rest: the claim is

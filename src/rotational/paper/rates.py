@@ -118,10 +118,13 @@ def _warmed(
     seeds: tuple[int, ...],
     chosen: tuple[float, float, float, float],
     whole: int = 0,
+    held_lrs: tuple[float, ...] = (),
+    more: tuple[int, ...] = (),
 ) -> tuple[Arm | Then, ...]:
     """A sweep for each way, lr rising over `warm` steps or at once; then each at its `chosen` lr over `whole` steps.
 
-    Where no whole length is given, the latter are runs of the sweep.
+    Where no whole length is given, the latter are runs of the sweep. The rotational variant is swept over `held_lrs`
+    where they are others; each way's best point has `more` seeds besides.
     """
 
     def made(name: str, when: str, steps: int) -> Run:
@@ -129,12 +132,15 @@ def _warmed(
         run = base.but(steps=steps, schedule=Schedule("cosine", warmup=warmup))
         return run if name == _BASE else rotational(run)
 
-    swept = (arm(f"{name}, {when}", made(name, when, base.steps), seeds, optimizer__lr=lrs) for name, when in _WAYS)
+    def swept(name: str, when: str) -> Arm:
+        points = arm("", made(name, when, base.steps), seeds, optimizer__lr=(name == _RV and held_lrs) or lrs)
+        return Arm(f"{name}, {when}", points.runs, more, "accuracy" if more else "")
+
     long = (
         arm(f"{_WHOLE}{name}, {when}", made(name, when, whole or base.steps).but(optimizer__lr=lr), seeds)
         for (name, when), lr in zip(_WAYS, chosen, strict=True)
     )
-    return (*swept, *long)
+    return (*(swept(name, when) for name, when in _WAYS), *long)
 
 
 def _gap(name: str, at: tuple[tuple[str, float], ...] = ()) -> Difference:
@@ -157,10 +163,13 @@ WARMUP = Figure(
     ),
     laptop=_warmed(
         small(300).but(batch=256, optimizer=Optimizer("sgd", lr=0.1, weight_decay=5e-4)),
-        (0.2, 0.8, 3.2, 12.8),
+        (0.2, 0.4, 0.8, 1.6, 3.2),
         90,
         MORE_SEEDS,
         (0.8, 0.8, 3.2, 3.2),
+        held_lrs=(0.2, 0.8, 3.2, 12.8),
+        # What warm-up is worth at a best point scatters between seeds by more than it is.
+        more=tuple(range(5, 15)),
     ),
     # One seed in the paper, which decides nothing.
     paper=ends(

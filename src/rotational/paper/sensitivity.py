@@ -63,7 +63,7 @@ SENSITIVITY = Figure(
     sentence="The EMA of the update's size, the unit that turns, and centring hardly matter in a well-normalised "
     "network.",
     tiny=_tiny,
-    laptop=_sensitive(small(450), (0.25, 1.0), MORE_SEEDS),
+    laptop=_sensitive(small(450), (0.03125, 0.0625, 0.125, 0.25), MORE_SEEDS),
     # Factors of 2 around 5e-4, from 1/64 to 32; the paper leaves out 1.
     paper=ends(
         _sensitive(
