@@ -1,7 +1,7 @@
 """Processes that run jobs side by side, each on one thread, and tell how far they are.
 
 The first Ctrl-C asks them to end after the step they are in: a run then leaves its checkpoint, and goes on from
-there the next time. The second interrupts at once.
+there the next time. The second interrupts at once. So they end where the process that started them is killed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
@@ -16,7 +17,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -159,11 +160,14 @@ def _listen(words: Any, hear: Tell, seconds: float) -> bool:
 
 _words: Any = None
 _stop: Event | None = None
+_working = threading.Lock()
+"""Held while a job runs."""
 
 
-def _begin(words: Any, stop: Event | None) -> None:
+def _begin(words: Any, stop: Event) -> None:
     global _words, _stop
     _words, _stop = words, stop
+    threading.Thread(target=_outlive, args=(stop,), daemon=True).start()
     # Ctrl-C reaches every process of the terminal; the one that started them decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
@@ -171,11 +175,22 @@ def _begin(words: Any, stop: Event | None) -> None:
     torch.set_num_threads(1)
 
 
+def _outlive(stop: Event) -> None:
+    """Wait for the end of the process that started this one, which otherwise would wait for jobs of it for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    stop.set()
+    with _working:
+        os._exit(1)
+
+
 def _do(job: Job, root: Path, data: Path | None, machine: Machine) -> None:
     stop = _stop
-    if stop is not None and stop.is_set():
-        return
-    perform(job, root, data, machine, _words.put, lambda: stop is not None and stop.is_set())
+    assert stop is not None
+    with _working:
+        if not stop.is_set():
+            perform(job, root, data, machine, _words.put, stop.is_set)
 
 
 def perform(job: Job, root: Path, data: Path | None, machine: Machine, tell: Tell, stop: Callable[[], bool]) -> None:
