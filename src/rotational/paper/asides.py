@@ -6,7 +6,7 @@ that are missing.
 
 from __future__ import annotations
 
-from rotational.lab.declare import Imbalance, Run, grid
+from rotational.lab.declare import Imbalance, Model, Run, grid
 from rotational.lab.figures import Arm, Figure
 from rotational.paper.adam import ADAM, STANDARDIZATION
 from rotational.paper.after import ADAMC
@@ -62,6 +62,21 @@ def _sensitive() -> dict[str, Run]:
     return {way: _of(SENSITIVITY, way, steps=2400) for way in ways}
 
 
+def _transformers() -> dict[str, Run]:
+    """Other weight decays than in the figure, and weights that begin with the usual spread of 0.02."""
+    runs: dict[str, Run] = {}
+    for std, decays in ((0.1, (0.5, 2.0)), (0.02, (0.03125, 0.125, 0.5, 2.0))):
+        for way in ("baseline", "rotational, zero-shot"):
+            run = _of(CONTROL, f"Vision transformer: {way}")
+            options = dict(run.model.options) | {"std": std}
+            if std == 0.02:
+                del options["std"]
+            for decay in decays:
+                changed = run.but(model=Model(run.model.name, **options), optimizer__weight_decay=decay)
+                runs[f"spread {std:g}, weight decay {decay:g}: {way}"] = changed
+    return runs
+
+
 _RUNS: dict[str, dict[str, Run]] = {
     "Adam+L2, shorter": _adam(450),
     "Adam+L2, longer": _adam(2400),
@@ -74,9 +89,7 @@ _RUNS: dict[str, dict[str, Run]] = {
         arm.label: _of(STANDARDIZATION, arm.label, steps=450, optimizer__lr=0.1) for arm in STANDARDIZATION.laptop
     },
     "lr and weight decay, longer": _rates(),
-    "Vision transformer": {
-        "half the rotation": _of(CONTROL, "Vision transformer: rotational, few-shot", optimizer__weight_decay=0.0625)
-    },
+    "Vision transformer": _transformers(),
     "Warm-up of a GPT, gains frozen": _frozen(),
     "Sensitivity, longer": _sensitive(),
     "AdamC, shorter": {name: _of(ADAMC, name, steps=800, optimizer__weight_decay=0.5) for name in ("AdamW", "AdamC")},
