@@ -88,3 +88,12 @@ def from_dict(data: Mapping[str, Any]) -> Rule:
     fields = dict(data["scale"])
     kinds = {cls.__name__.lower(): cls for cls in get_args(Scale)}
     return Rule(Memory(**data["memory"]), kinds[fields.pop("kind")](**fields), data["decay"], data["name"])
+
+
+def aimed(call: str, rule: Rule, target_norm: float) -> None:
+    """Refuse a target that the decay of the rule knows nothing of."""
+    if target_norm and rule.decay in ("coupled", "cautious"):
+        raise ValueError(
+            f"{call}({rule.title}, target_norm={target_norm:g}): decay towards a norm is followed where it is "
+            "decoupled from the gradient; leave target_norm out, or take a rule with decay='decoupled', such as rules.adamw()."
+        )

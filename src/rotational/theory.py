@@ -19,7 +19,7 @@ from rotational.correlation import Shape
 from rotational.dynamics import scatter, settled
 from rotational.dynamics.setting import Setting
 from rotational.memory import sum_of_correlations
-from rotational.rule import Rule
+from rotational.rule import Rule, aimed
 from rotational.scale import Max, Polar, Raw, Sign
 
 
@@ -114,7 +114,10 @@ def equilibrium(
     )
     known = gradient_norm is not None if isinstance(rule.scale, Raw) else setting.known
     norm, update = (math.sqrt(square), math.sqrt(moved)) if known else (None, None)
-    return Equilibrium(rotation, norm, update, *_times(setting, float(law.delta)))
+    half_life, timescale = _times(setting, float(law.delta))
+    if setting.aims:
+        half_life = math.log(2) / float(settled.returns(setting, push, square))
+    return Equilibrium(rotation, norm, update, half_life, timescale)
 
 
 def _matrix(call: str, shape: Any) -> Shape:
@@ -146,6 +149,8 @@ def described(
     if isinstance(rule.scale, Polar) and rule.decay == "coupled":
         raise ValueError(f"{call}({rule.title}): no law is known for Muon with L2; its decay is decoupled.")
     _finite(call, rule)
+    target = _check.number(call, "target_norm", target_norm, low=0)
+    aimed(call, rule, target)
     if shape is not None:
         rows, columns = _matrix(call, shape)
         if size is not None and size != columns:
@@ -165,7 +170,7 @@ def described(
         scale_invariant=scale_invariant,
         drift=_check.number(call, "drift", drift, low=0, high=1, below=True),
         radial=_check.number(call, "radial", radial),
-        target=_check.number(call, "target_norm", target_norm, low=0),
+        target=target,
         shape=shape,
         eps=getattr(rule.scale, "eps", 0.0) if gradient_norm is not None else 0.0,
     )

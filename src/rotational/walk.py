@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rotational import _check
 from rotational.neurons import ROWS
-from rotational.rule import Rule
+from rotational.rule import Rule, aimed
 from rotational.scale import Max, Polar, Raw, Rms, Sign
 
 Floats = NDArray[np.float64]
@@ -72,7 +72,8 @@ def walk(
     `lr` and `weight_decay` are numbers or one number per step; `norm` (the initial length) and
     `gradient_norm` are numbers or one per neuron. Muon orthogonalises its gradients as one matrix
     [neurons, size]. Deterministic for a seed.
-    Raises TypeError or ValueError for sizes and counts below 1 and for schedules of another length.
+    Raises TypeError or ValueError for sizes and counts below 1 and for schedules of another length, and for a
+    `target_norm` under a decay that is not decoupled.
 
     >>> from rotational import rules
     >>> t = walk(rules.sgd(), lr=0.1, weight_decay=0.1, size=64, steps=400, neurons=8)
@@ -87,6 +88,7 @@ def walk(
     ):
         _check.number("walk", name, value, low=low)
     _check.number("walk", "drift", drift, low=0, high=1)
+    aimed("walk", rule, _check.number("walk", "target_norm", target_norm, low=0))
     lrs, decays = _schedule("lr", lr, steps), _schedule("weight_decay", weight_decay, steps)
     rng = np.random.default_rng(seed)
     w = rng.standard_normal((neurons, size))

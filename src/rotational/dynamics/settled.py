@@ -11,6 +11,7 @@ of either follows from the two lines.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,6 +129,7 @@ def rest(setting: Setting, push: Push, memory: Memory | None = None) -> tuple[Nu
     square = 1.0 + 0.0 * (setting.gradient * setting.size * setting.target * push.lr * push.shrink * push.coupled)
     if setting.aims:
         square = square + np.square(setting.target)
+    low, high = np.square(setting.target) + 0.0 * square, math.inf + 0.0 * square
     slope, step, before = -power / 2, np.nan, np.nan
     with np.errstate(all="ignore"):
         for _ in range(100):
@@ -136,14 +138,37 @@ def rest(setting: Setting, push: Push, memory: Memory | None = None) -> tuple[Nu
             off = np.where(law.loss > 0, np.log(np.maximum(law.gain, 1e-300) / (law.loss * square)), 1.0)
             # how `off` goes with log W, which for one power is -power/2 throughout
             found = (off - before) / step
-            slope = np.where((found < -power / 8) & (found > -2 * power), found, slope)
+            slope = np.where((found < -power / 8) & (setting.aims | (found > -2 * power)), found, slope)
             step, before = np.clip(-off / slope, -60, 60), off
+            if setting.aims:  # near the target decay has next to no effect, and `off` falls as steeply as it likes
+                low, high = np.where(off > 0, square, low), np.where(off <= 0, square, high)
+                step = _within(step, square, low, high)
             square = square * np.exp(step)
             if np.all(~(np.abs(off) > 1e-11)):
                 break
         q = setting.power(square)
         law = balance(setting, square, q, second_at_rest(setting, square, q, push.coupled), push, memory)
     return square, law
+
+
+def _within(step: Number, square: Number, low: Number, high: Number) -> Number:
+    """The step of log W, or half the way to the bound that it oversteps; these close in on what lies between."""
+    after = square * np.exp(step)
+    bound = np.where(step < 0, low, high)
+    half = np.where(np.isfinite(bound), np.log(np.maximum(bound, 1e-300) / square) / 2, math.log(2))
+    return np.where((after > low) & (after < high), step, half)
+
+
+def returns(setting: Setting, push: Push, square: Number) -> Number:
+    """The share of its distance from rest, W = `square`, that W comes nearer in a step."""
+
+    def change(w: Number) -> Number:
+        q = setting.power(w)
+        law = balance(setting, w, q, second_at_rest(setting, w, q, push.coupled), push)
+        return law.gain - law.loss * w
+
+    near = 1e-4
+    return -(change(square * (1 + near)) - change(square * (1 - near))) / (2 * near * square)
 
 
 def turn(before: Number, after: Number, gain: Number, moved: Number) -> Number:
