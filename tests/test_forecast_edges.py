@@ -14,6 +14,7 @@ from rotational.dynamics import path
 from rotational.dynamics.coarse import Slow, law_at
 from rotational.dynamics.setting import Push, Setting
 from rotational.dynamics.settled import rest
+from rotational.dynamics.told import Told
 from rotational.scale import Polar, Raw, Sign
 from rotational.weights import turns
 
@@ -264,3 +265,13 @@ def test_the_radial_gradient_alone_holds_norms_under_sgd():
 def test_without_decay_nothing_is_ever_forgotten():
     f = forecast(rules.sgd(0.9), lr=0.1, weight_decay=0.0, steps=10, size=64, gradient_norm=1.0, norm=0.5)
     assert np.all(np.isinf(f.timescale))
+
+
+def test_the_highest_lr_of_all_neurons_is_known_without_all_of_them():
+    rng = np.random.default_rng(0)
+    lr, scale, decays = rng.uniform(0, 1, (2, 9000)), rng.uniform(0, 1, (2, 60)), rng.uniform(0.1, 1, 60)
+    setting = Setting(rules.adamw(), size=np.full(60, 64.0), known=True)
+    one, moving = (Told(setting, lr, decay, scale, 9000, decays) for decay in (0.1, rng.uniform(0, 0.1, 9000)))
+    whole = scale.T @ lr * decays[:, None]
+    assert one.most(decays) == pytest.approx(whole.max(), rel=1e-12)
+    assert moving.most(decays) == pytest.approx(whole.max(axis=0), rel=1e-12)

@@ -272,16 +272,17 @@ def _bounded(call: str, setting: Setting, told: Told) -> None:
     rule = setting.rule
     if rule.decay == "coupled" and not isinstance(rule.scale, Raw):
         return  # divided by the size of the gradient, it cannot take more than the rule's step
-    # every decay but the independent goes with lr
-    lr = told.most(told.decays)
-    taken = lr * told.decay if rule.decay == "coupled" else rule.shrink(lr, told.decay, float(np.max(lr)) or None)
-    if rule.decay == "independent":
-        taken = taken * float(np.max(told.decays))
-    if np.max(taken) >= 1:
-        at = int(np.argmax(taken))
+
+    def taken(lr: Any) -> Any:  # every decay but the independent goes with lr
+        share = lr * told.decay if rule.decay == "coupled" else rule.shrink(lr, told.decay, float(np.max(lr)) or None)
+        return share * float(np.max(told.decays)) if rule.decay == "independent" else share
+
+    if np.max(taken(told.most(told.decays))) >= 1:
+        shares = taken(told.most_at_each(told.decays))
+        at = int(np.argmax(shares))
         raise ValueError(
             f"{call}(lr, weight_decay): at step {at} one step would remove the whole weight, for its decay is "
-            f"{float(np.max(taken)):g}. lr*weight_decay must be below 1."
+            f"{float(np.max(shares)):g}. lr*weight_decay must be below 1."
         )
 
 

@@ -95,5 +95,6 @@ def aimed(call: str, rule: Rule, target_norm: float) -> None:
     if target_norm and rule.decay in ("coupled", "cautious"):
         raise ValueError(
             f"{call}({rule.title}, target_norm={target_norm:g}): decay towards a norm is followed where it is "
-            "decoupled from the gradient; leave target_norm out, or take a rule with decay='decoupled', such as rules.adamw()."
+            "decoupled from the gradient; leave target_norm out, or take a rule with decay='decoupled', such as "
+            "rules.adamw()."
         )

@@ -187,7 +187,10 @@ def _advance(
     scatter = state.scatter
     if setting.scatters:
         rest = law.scatter.lengths
-        scatter = rest + (scatter - rest) * np.exp(-2 * np.maximum(law.loss, law.gain / square) * length)
+        changed = np.maximum(law.loss, law.gain / square)
+        if setting.nodes is not None:
+            changed = np.maximum(setting.total(law.loss * square), setting.total(law.gain)) / setting.total(square)
+        scatter = rest + (scatter - rest) * np.exp(-2 * changed * length)
     return raised ** (2 / power), scatter
 
 

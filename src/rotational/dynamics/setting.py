@@ -206,9 +206,7 @@ class Setting:
     @cached_property
     def scatters(self) -> bool:
         """Whether lengths scatter over neurons enough to be followed."""
-        if self.nodes is not None or not self.known:
-            return False
-        return isinstance(self.rule.scale, Raw) if self.scale_invariant else True
+        return self.known and (not self.scale_invariant or isinstance(self.rule.scale, Raw))
 
     @cached_property
     def bounded(self) -> bool:

@@ -17,6 +17,9 @@ Schedule = float | Array
 JUMP = 0.03
 """A change of lr or weight decay in one step beyond which that is no smooth schedule."""
 
+AT_ONCE = 4096
+"""Steps whose lr of every neuron is computed at once."""
+
 
 class Told:
     """lr and weight decay of every step, for each neuron.
@@ -62,11 +65,21 @@ class Told:
         return int(np.argmax(np.max(self.lr, axis=0))) if isinstance(self.lr, np.ndarray) else 0
 
     def most(self, weights: Array) -> Schedule:
-        """The largest lr of any neuron, each times its weight, at each step."""
+        """The largest lr of any neuron, each times its weight: at each step, or, beside one decay, in the whole run."""
+        if not (isinstance(self.lr, np.ndarray) and isinstance(self.decay, np.ndarray)):
+            return float(np.max(self.peaks * weights))
+        return self.most_at_each(weights)
+
+    def most_at_each(self, weights: Array) -> Schedule:
+        """The same at each step, where lr goes with the step."""
         if not isinstance(self.lr, np.ndarray):
-            return self.lr * float(np.max(self.scale[0] * weights))
+            return float(np.max(self.peaks * weights))
         shares = self.scale * weights
-        return np.max([shares[:, g] @ self.lr for g in outermost(shares)], axis=0)
+        shares = shares[:, outermost(shares)].T
+        # a stretch at a time: as many rows as neurons would outgrow what is kept
+        return np.concatenate(
+            [np.max(shares @ self.lr[:, t : t + AT_ONCE], axis=0) for t in range(0, self.steps, AT_ONCE)]
+        )
 
     def lr_at(self, t: int) -> Array:
         """lr of each neuron after t steps."""

@@ -117,7 +117,7 @@ class Transient:
         self._kept = self._decay**2 * self._kept + now.inflow**2 * got.power
         scatter = self.scatter
         if setting.scatters:
-            grown = lr**2 * noise - 2 * lr * ((1 + off) * xw + a12 * xs)
+            grown = self._one(lr**2 * noise - 2 * lr * ((1 + off) * xw + a12 * xs))
             fresh = now.inflow**2 * got.power / self._kept
             self._scatter = scattered(setting, self._scatter, gain / before, grown / before, fresh)
             seen = self._scatter._replace(lengths=scatter)  # what the step met
