@@ -65,7 +65,7 @@ ALLOWED: dict[str, set[str]] = {
     "matching": {"correlation", "forecasts", "outlook", "rule", "scale", "theory", "translation"},
     "translating": {
         *("_check", "control", "correlation", "matching", "optim.recognise", "angles", "rule", "scale", "schedule"),
-        *("translation", "unmatched"),
+        *("theory", "translation", "unmatched"),
     },
     "advice": {"outlook", "remedies", "scale"},
     "remedies": {"outlook"},

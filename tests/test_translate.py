@@ -311,6 +311,9 @@ REFUSED = [
     ({"source": Hyper(rules.adamw((0, 0.9)), 1.0, 0.9), "target": rules.sgd(0.9)}, "out of reach"),
     ({"match": "rotation"}, "expected a tuple"),
     ({"match": ("norm",)}, "expected a tuple"),
+    ({"match": None}, "expected a tuple"),
+    ({"shape": (3,), "target": rules.muon()}, r"shape=\(3,\)\): expected the rows and columns"),
+    ({"steps": -3}, r"steps=-3\): expected schedule="),
     ({"match": ("rotation", "speed")}, "expected a tuple"),
     ({"match": ("rotation", "norm"), "target": rules.sgd()}, "size= and gradient_norm="),
     ({"target": "hyperball"}, "'rotational', 'fixed-norm'"),
@@ -332,6 +335,15 @@ def test_what_cannot_be_translated_is_one_sentence(arguments, says):
     with pytest.raises(ValueError, match=says) as error:
         translate(**{"source": SOURCES["adamw"], "target": rules.lion(), **arguments})
     assert "\n" not in str(error.value)
+
+
+def test_what_is_no_rule_or_no_flag_is_refused_where_it_is_given():
+    with pytest.raises(TypeError, match=r"Hyper\(rule='adamw'\): expected a Rule"):
+        Hyper("adamw", 1e-3, 0.1)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"Held\(rule='lion'\): expected a Rule"):
+        Held("fixed-norm", "lion")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"scale_invariant='no'\): expected True or False"):
+        translate(SOURCES["adamw"], rules.lion(), scale_invariant="no")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("arguments", [{"source": "adamw"}, {"target": torch.optim.AdamW}])

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 
 def number(
     call: str,
@@ -47,6 +49,13 @@ def whole(call: str, name: str, value: Any, *, low: int = 1) -> int:
     if x != int(x):
         raise ValueError(f"{call}({name}={value!r}): expected a whole number.")
     return int(x)
+
+
+def flag(call: str, name: str, value: Any) -> bool:
+    """True or False, and nothing that only counts as such."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{call}({name}={value!r}): expected True or False.")
+    return bool(value)
 
 
 def pair(call: str, name: str, value: Any) -> tuple[float, float]:

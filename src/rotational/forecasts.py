@@ -86,7 +86,7 @@ def forecast(
     """
     call = "forecast"
     steps, every = _check.whole(call, "steps", steps), _check.whole(call, "every", every)
-    scale_invariant = given.flag(call, "scale_invariant", scale_invariant)
+    scale_invariant = _check.flag(call, "scale_invariant", scale_invariant)
     if steps // every > MOST:
         raise ValueError(
             f"{call}(steps={steps}, every={every}): would keep {steps // every} steps, more than {MOST}; give a larger "

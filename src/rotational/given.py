@@ -108,13 +108,6 @@ def neurons(call: str, name: str, value: Any) -> np.ndarray | None:
     return np.array([check(call, f"{name}[{i}]", x) for i, x in enumerate(np.asarray(value).tolist())])
 
 
-def flag(call: str, name: str, value: Any) -> bool:
-    """True or False, and nothing that only counts as such."""
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{call}({name}={value!r}): expected True or False.")
-    return bool(value)
-
-
 def several(call: str, name: str, value: Any) -> Any:
     """A list of batch sizes, neither empty nor longer than `ROWS`."""
     if isinstance(value, Sequence | np.ndarray) and len(value) > ROWS:  # a range may count more than memory holds

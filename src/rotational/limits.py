@@ -82,11 +82,11 @@ def _outweighed(setting: Setting, path: Path) -> str:
     elif isinstance(scale, Sign):
         off = "by up to 27%, the norm by 7%"
     elif isinstance(scale, Rms) and scale.centered:
-        off = "by up to 45%, the norm by 19%"
+        off = "by up to 45%, the norm by 28%"
     return (
         f"Up to step {last:,} decay outweighs the gradient: weights shrink by a fixed amount rather than in "
-        f"proportion, which is followed class by class of their initial size. {where} rotation was found off {off} "
-        f"until that is over."
+        f"proportion, which is followed class by class of their initial size. {where} rotation was found off {off}, "
+        f"then and until the norm has settled."
     )
 
 
@@ -105,7 +105,8 @@ def _first_steps(run: _Run) -> Limit:
         return (
             "RAdam's first steps, before its factor is defined (5 at a b2 of 0.99), are left out, and torch takes them "
             "along the momentum itself: where lr times the gradient was a quarter of the weights at first, their norm "
-            "was found 25% larger after them and 7% later",
+            "was found 25% larger after them and 7% later; from norms ten times too small, without warm-up, the norm "
+            "forecast for step 100 was 35% too small, with L2 58%",
             True,
         )
     if isinstance(scale, Max):
@@ -127,7 +128,13 @@ def _far(run: _Run) -> Limit:
         return (
             "A cautious decay is followed as if weights and updates were normal and linear: with a memory as long as "
             "the decay's, rotation was found off by up to 15% and the norm by 6% until the norm settles",
-            (below | above) & (run.heavy > 0.2),
+            (below | above) & (run.heavy > 0.1),
+        )
+    if signs and rule.decay != "coupled":
+        return (
+            "With a memory as long as the decay's, from a norm far too small, rotation and norm were found off by up "
+            "to 5% until the norm settles",
+            below & (run.heavy > 1),
         )
     if rule.decay == "cautious":
         return (
@@ -144,13 +151,31 @@ def _far(run: _Run) -> Limit:
 
 
 def _at_rest(run: _Run) -> Limit:
-    """At equilibrium, where two laws are less exact than the others."""
-    scale = run.setting.rule.scale
+    """At equilibrium, where some laws are less exact than the others."""
+    scale, shape = run.setting.rule.scale, run.setting.shape
+    if isinstance(scale, Polar) and shape is not None:
+        return (
+            "Newton-Schulz steps make singular values of one half smaller the larger they are, so that of four rows or "
+            "columns some outgrow the others: the norm was found up to 10% larger and rotation 4% smaller",
+            scale.steps == 5 and min(shape) == 4,
+        )
     if isinstance(scale, Sign) and run.setting.coupled:
         return (
             "The sign of a gradient with its decay is followed as a linear rule: at rest, where decay takes 1, 3 "
             "and 11% of w in a step, rotation was found 1, 2 and 8% smaller and the norm 1, 2 and 9% larger",
             (run.taken > 0.01) & run.setting.scale_invariant,
+        )
+    if isinstance(scale, Rms) and scale.first and run.setting.rule.memory.decay > 0:
+        return (
+            "A second moment of few steps counts its own gradient much: at equilibrium, at a b2 of 0.8, 0.7 and 0.5, "
+            "the norm was found 3%, 7% and 13% larger",
+            scale.beta < 0.85,
+        )
+    if isinstance(scale, Rms):
+        return (
+            "A second moment of few steps counts its own gradient much: at equilibrium, at a b2 of 0.7 and 0.5, the "
+            "norm was found 1% and 3.5% larger, at a b1 of 0.5 beside it 6%, and rotation up to 5%",
+            scale.beta < 0.75,
         )
     if isinstance(scale, Max) and run.setting.rule.memory.decay > 0:
         if scale.beta < 0.8:
@@ -182,5 +207,5 @@ def _mean(run: _Run) -> Limit:
     if isinstance(scale, Polar):
         return f"{MEAN} Muon was found off by up to 7%, 31% and 47% until the norm settles", drift > 0.05
     if isinstance(scale, Sign):
-        return f"{MEAN} signs were found off by up to 4%, 14% and 29% until the norm settles", drift > 0.05
+        return f"{MEAN} signs were found off by up to 7%, 20% and 32% until the norm settles", drift > 0.05
     return f"{MEAN} Adam's kinds were found off by up to 2%, 6% and 16%", drift > 0.15

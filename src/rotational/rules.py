@@ -153,7 +153,8 @@ def radam(
         u = f m^/(sqrt(v^) + eps) where R_t > 5, m^ before,  w <- w - lr u,  g with wd w
 
     Steps before R_t passes 5 are not Adam's, and theory counts them as none.
-    Raises ValueError for betas outside [0, 1), a negative eps, a kurtosis below 1, and an unknown decay.
+    Raises ValueError for betas outside [0, 1), a second one of 2/3 or less, with which R_t never passes 5, a negative
+    eps, a kurtosis below 1, and an unknown decay.
 
     >>> radam(decay="decoupled").scale.rectified
     True
@@ -162,6 +163,11 @@ def radam(
     """
     rule = _adam("radam", betas, eps, decay, kurtosis, memories.ema)
     assert isinstance(rule.scale, Rms)
+    if 2 / (1 - rule.scale.beta) - 1 <= 5:
+        raise ValueError(
+            f"radam(betas={betas}): a second beta of 2/3 or less never leaves its unrectified phase, and no law is "
+            "known for it."
+        )
     return replace(rule, scale=replace(rule.scale, rectified=True))
 
 

@@ -20,7 +20,7 @@ from rotational.dynamics import scatter, settled
 from rotational.dynamics.setting import Setting
 from rotational.memory import sum_of_correlations
 from rotational.rule import Rule, aimed
-from rotational.scale import Max, Polar, Raw, Sign
+from rotational.scale import Max, Polar, Raw, Rms, Sign
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def equilibrium(
     return Equilibrium(rotation, norm, update, half_life, timescale)
 
 
-def _matrix(call: str, shape: Any) -> Shape:
+def matrix(call: str, shape: Any) -> Shape:
     """Rows and columns, checked."""
     try:
         rows, columns = shape
@@ -152,7 +152,7 @@ def described(
     target = _check.number(call, "target_norm", target_norm, low=0)
     aimed(call, rule, target)
     if shape is not None:
-        rows, columns = _matrix(call, shape)
+        rows, columns = matrix(call, shape)
         if size is not None and size != columns:
             raise ValueError(
                 f"{call}(size={size}, shape={(rows, columns)}): a row of this matrix has {columns} weights."
@@ -177,8 +177,9 @@ def described(
 
 
 def _finite(call: str, rule: Rule) -> None:
-    """Refuse updates whose mean square is infinite."""
-    if isinstance(rule.scale, Max) and rule.scale.beta == 0 and rule.memory.old != 0:
+    """Refuse updates whose mean square is infinite: what is remembered over |g| of the step."""
+    scale = rule.scale
+    if isinstance(scale, Rms | Max) and scale.beta == 0 and rule.memory.old != 0 and not getattr(scale, "first", False):
         raise ValueError(
             f"{call}({rule.title}): with a b2 of 0 remembered gradients are divided by |g| of the step alone, and "
             "their mean square is infinite; take b2 > 0, or b1 = 0."

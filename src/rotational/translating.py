@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rotational import _check
+from rotational import _check, theory
 from rotational import schedule as schedules
 from rotational.angles import Angles
 from rotational.control import Control
@@ -87,6 +87,8 @@ def translate(
     size = None if size is None else _check.whole("translate", "size", size)
     gradient_norm = None if gradient_norm is None else _positive("gradient_norm", gradient_norm)
     rounds = _check.whole("translate", "rounds", rounds)
+    scale_invariant = _check.flag("translate", "scale_invariant", scale_invariant)
+    shape = None if shape is None else theory.matrix("translate", shape)
     told = Told(size, gradient_norm, scale_invariant, shape)
     origin = _origin(source, group, schedule, steps, told)
     here = told.at_rest(origin)
@@ -156,7 +158,10 @@ def _origin(source: Any, group: int | None, schedule: Any, steps: int | None, to
         rule, lr, weight_decay, rate = _of_optimizer(source, group)
     elif all(hasattr(source, name) for name in ("rule", "lr", "weight_decay")):
         rule, lr, weight_decay = source.rule, source.lr, source.weight_decay
-        steps = getattr(source, "steps", None) if steps is None else steps
+        own = getattr(source, "steps", None)
+        if steps is not None and schedule is None and own is None:
+            raise ValueError(f"translate(steps={steps!r}): expected schedule= beside it; a constant lr needs no steps.")
+        steps = own if steps is None else steps
     else:
         raise TypeError(
             f"translate(source={_told(source)}): expected a Config, a Hyper, a Translation, Angles or an optimizer of "
@@ -202,10 +207,10 @@ def _of_optimizer(optimizer: Any, group: int | None) -> tuple[Rule, float, float
     return found[group], float(options["lr"]), float(options["weight_decay"]), control
 
 
-def _matched(match: Sequence[str]) -> str:
+def _matched(match: Any) -> str:
     """The one that is met exactly."""
-    known = not isinstance(match, str) and all(name in MATCHES for name in match)
-    exact = [name for name in match if name != "norm"] if known else []
+    names: Sequence[Any] = match if isinstance(match, Sequence) and not isinstance(match, str) else ()
+    exact = [name for name in names if name != "norm"] if all(name in MATCHES for name in names) else []
     if not exact:
         raise ValueError(
             f"translate(match={match!r}): expected a tuple with 'rotation' or 'timescale', the one to be met first, "

@@ -15,6 +15,11 @@ from rotational.rule import Rule
 KINDS = ("rotational", "fixed-norm")
 
 
+def _ruled(call: str, rule: Any) -> None:
+    if not isinstance(rule, Rule):
+        raise TypeError(f"{call}(rule={rule!r}): expected a Rule, such as rotational.rules.adamw().")
+
+
 @dataclass(frozen=True)
 class Hyper:
     """An optimizer's rule with its lr and weight decay: what of a run is translated, where a `Config` says too much.
@@ -27,6 +32,9 @@ class Hyper:
     rule: Rule
     lr: float
     weight_decay: float
+
+    def __post_init__(self) -> None:
+        _ruled("Hyper", self.rule)
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,8 @@ class Held:
 
     def __post_init__(self) -> None:
         _check.choice("Held", "kind", self.kind, KINDS)
+        if self.rule is not None:
+            _ruled("Held", self.rule)
 
     @property
     def name(self) -> str:

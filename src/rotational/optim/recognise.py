@@ -104,11 +104,6 @@ def _nadam(group: Options) -> Rule:
 
 def _radam(group: Options) -> Rule:
     betas = _floats(group["betas"])
-    if 2 / (1 - betas[1]) - 1 <= 5:
-        raise ValueError(
-            f"RAdam(betas={betas}): a second beta of 2/3 or less never leaves its unrectified phase, and no law is "
-            "known for it."
-        )
     decay = "decoupled" if group.get("decoupled_weight_decay") else "coupled"
     return rules.radam(betas, group["eps"], decay=decay)
 
