@@ -33,6 +33,7 @@ class Forecast:
     initial         norm before the first step, [G] for G neurons; None like `norm`
     held            True where a rotational optimizer holds the rotation, which is then no random walk's
     notes           what was assumed, and where the law is stretched, in words
+    names           of G neurons, where they have any: those of parameters, from `predict` with a model
 
     >>> from rotational import forecast, rules
     >>> f = forecast(rules.adamw(), lr=1e-2, weight_decay=0.1, steps=4000, norm=0.3, size=64)
@@ -54,6 +55,7 @@ class Forecast:
     initial: Any = None
     held: bool = False
     notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> np.ndarray:
@@ -112,7 +114,8 @@ class Forecast:
         if self.rotation.ndim == 1:
             return self
         columns = {k: x[:, index] for k, x in self.series().items() if x.ndim == 2}
-        return replace(self, initial=None if self.initial is None else float(self.initial[index]), **columns)
+        initial = None if self.initial is None else float(self.initial[index])
+        return replace(self, initial=initial, names=self.names[index:][:1], **columns)
 
     def at(self, step: int) -> dict[str, Any]:
         """All values at the last kept step that is not after `step`.
@@ -203,7 +206,7 @@ class Forecast:
         return [said, *self.notes]
 
     def plot(self, *, title: str | None = None) -> Any:
-        """A Plotly figure: rotation beside the static one, and the norm beside its equilibrium.
+        """A Plotly figure: rotation beside the static one, and the norm beside its equilibrium; neurons by colour.
 
         >>> from rotational import forecast, rules
         >>> figure = forecast(rules.adamw(), lr=1e-2, weight_decay=0.1, steps=100, norm=1.0, size=64).plot()
@@ -215,7 +218,7 @@ class Forecast:
         return outlook.figure(self, title=title)
 
     def to_pandas(self) -> Any:
-        """A data frame, a row for each kept step; for G neurons, a row for each step and neuron.
+        """A data frame, a row for each kept step; for G neurons, a row for each step and neuron, by name or number.
 
         `frame.attrs["initial"]` is the norm before the first step, where norms are known.
         Raises ImportError with what to install where pandas is absent.
@@ -228,7 +231,10 @@ class Forecast:
             frame = pandas.DataFrame(self.series())
         else:
             count = self.rotation.shape[1]
-            frames = [pandas.DataFrame({"neuron": i, **self.neuron(i).series()}) for i in range(count)]
+            frames = [
+                pandas.DataFrame({"neuron": (self.names or range(count))[i], **self.neuron(i).series()})
+                for i in range(count)
+            ]
             frame = pandas.concat(frames, ignore_index=True)
         if self.initial is not None:
             frame.attrs["initial"] = np.asarray(self.initial).tolist()

@@ -120,7 +120,7 @@ def predict(
     outcomes = runs.forecasts(equals, steps, every)
     return Prediction(
         [
-            replace(said, **momenta.read_off(plan, outcome, m, course)._asdict())
+            replace(said, **_named(momenta.read_off(plan, outcome, m, course), said.names)._asdict())
             for said, plan, outcome, m, course in zip(groups, planned, outcomes, moving, courses, strict=True)
         ]
     )
@@ -144,6 +144,11 @@ def _rates(optimizer: Any, scheduler: Any, steps: int) -> list[tuple[runs.Lr, ru
     places, stretches = schedulers.stretches(scheduler, steps, call="predict")
     courses = runs.courses(stretches)
     return [courses[place] for place in places]
+
+
+def _named(outcome: runs.Outcome, names: tuple[str, ...]) -> runs.Outcome:
+    f = outcome.forecast
+    return outcome if f is None else outcome._replace(forecast=replace(f, names=names))
 
 
 def _course(lr: runs.Lr, factor: runs.Factor) -> float | np.ndarray:

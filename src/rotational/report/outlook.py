@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import qualitative, sample_colorscale
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
@@ -24,7 +25,10 @@ DECADES = 3.2
 """The rotation panel shows so much below its highest: the last steps of a cosine would take all the room."""
 MEASURED, EXPECTED = "#0b6aad", "#c04f00"
 """--measured and --expected of page.css, for figures that stand alone; on the page, THEME reads them from there."""
+SEVERAL, SAFE = 10, qualitative.Safe
+"""Neurons that have an entry in the legend each, and their colours."""
 COLOURS = {"Warning": "bad", "Suggestion": "good"}
+LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 
 STYLE = """
 .said { padding: 0; list-style: none; max-width: 84ch; } .said li { margin: .55rem 0; }
@@ -36,7 +40,7 @@ const theme = () => {
   const axis = (a) =>
     ({[`${a}.gridcolor`]: v("--grid"), [`${a}.linecolor`]: v("--line"), [`${a}.zerolinecolor`]: v("--line")});
   for (const plot of document.querySelectorAll(".js-plotly-plot")) Plotly.update(plot,
-    {"line.color": plot.data.map((trace) => v(trace.line.dash ? "--expected" : "--measured"))},
+    {"line.color": plot.data.map((trace) => trace.meta || v(trace.line.dash ? "--expected" : "--measured"))},
     {"font.color": v("--ink"), ...axis("xaxis"), ...axis("xaxis2"), ...axis("yaxis"), ...axis("yaxis2")});
 };
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
@@ -56,8 +60,9 @@ def figure(forecast: Forecast, *, title: str | None = None) -> Any:
     """A Plotly figure: rotation beside the static formula, and the norm beside that of its equilibrium.
 
     Where the norm has no units, its panel shows how near it is to equilibrium, the smaller of their ratio and its
-    inverse; a norm begins at step 0, where it is initial. A forecast of G neurons gets a line for each. Curves are
-    thinned, less so at the start, where they bend.
+    inverse; a norm begins at step 0, where it is initial. G neurons have a colour each: up to ten one of a palette that
+    the colour-blind can tell apart, more a place on a scale from the first to the last. Curves are thinned, less so at
+    the start, where they bend.
 
     >>> from rotational import forecast, rules
     >>> drawn = figure(forecast(rules.sgd(), lr=0.1, weight_decay=1e-2, steps=9000))
@@ -68,6 +73,8 @@ def figure(forecast: Forecast, *, title: str | None = None) -> Any:
     count = 1 if forecast.rotation.ndim == 1 else forecast.rotation.shape[1]
     at = _chosen(len(forecast.step), POINTS - 1)
     known = forecast.norm is not None and forecast.static_norm is not None
+    names = forecast.names or [f"neuron {i}" for i in range(count)]
+    colours = SAFE if count <= SEVERAL else sample_colorscale("Viridis", list(np.linspace(0, 0.95, count)))
     for i in range(count):
         one = forecast.neuron(i)
         norm = one.reached if one.norm is None else one.norm
@@ -82,15 +89,18 @@ def figure(forecast: Forecast, *, title: str | None = None) -> Any:
             x, y = one.step[at], np.broadcast_to(y, forecast.step.shape)[at]
             if name == "norm" and known and one.initial is not None:
                 x, y = np.concatenate(([0], x)), np.concatenate(([one.initial], y))
+            colour = colours[i] if count > 1 else EXPECTED if dashed else MEASURED
             trace = go.Scatter(
                 x=x,
                 y=np.where(np.isfinite(y) & (y > 0), y, np.nan),
-                name=name,
+                name=f"{names[i]}: {name}" if count > 1 else name,
                 mode="lines",
-                line={"color": EXPECTED, "width": 2, "dash": "dash"} if dashed else {"color": MEASURED, "width": 2},
-                legendgroup=name,
-                showlegend=i == 0,
+                line={"color": colour, "width": 2, "dash": "dash" if dashed else "solid"},
+                meta=colour if count > 1 else None,  # which no theme changes
+                legendgroup=names[i] if count > 1 else name,
+                showlegend=count == 1 or (row == 1 and count <= SEVERAL),
                 hovertemplate="%{y:.3g}",
+                hoverlabel={"namelength": -1},
             )
             fig.add_trace(trace, row=row, col=1)
     turning = np.concatenate([forecast.rotation.ravel(), forecast.static.ravel()])
@@ -109,7 +119,7 @@ def figure(forecast: Forecast, *, title: str | None = None) -> Any:
         font={"size": 13},
         hovermode="x unified",
         margin={"l": 60, "r": 12, "t": 90 if title else 48, "b": 44},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        legend=LEGEND if count == 1 else {},
         height=480,
     )
     return fig
