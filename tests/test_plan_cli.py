@@ -257,6 +257,8 @@ def test_a_search_that_fails_stops_soon(capsys, monkeypatch):
         ("--schedule wsd --decay-share 2", "--decay-share 2.0: expected a finite number >= 0 and <= 1."),
         ("--batch-size 0", "--batch-size 0: expected a"),
         ("--optimizer adagrad", "its sum of squares never forgets"),
+        ("--optimizer adafactor", "a share of the weight's own size"),
+        ("--optimizer LBFGS", "no fixed filter of past gradients"),
         ("--optimizer muon", "--shape ROWS COLUMNS"),
         ("--optimizer muon --shape 4 4 --fan-in 3", "instead of --fan-in"),
         ("--optimizer sgd --norm 1", "--gradient-norm"),
@@ -348,7 +350,7 @@ def test_a_figure_has_two_panels_and_few_points(given):
 
 def test_a_drawn_norm_begins_before_the_first_step():
     f = forecast(rules.adamw(), lr=1e-2, weight_decay=0.1, steps=5000, norm=[0.5, 2.0], size=64)
-    norms = [trace for trace in outlook.figure(f).data if trace.name == "norm"]
+    norms = [trace for trace in outlook.figure(f).data if trace.name.endswith(": norm")]
     assert [(trace.x[0], trace.y[0], trace.x[1]) for trace in norms] == [(0, 0.5, 1), (0, 2.0, 1)]
     assert len(norms[0].x) <= outlook.POINTS
     unknown = outlook.figure(forecast(rules.adamw(), lr=1e-2, weight_decay=0.1, steps=50))
@@ -364,8 +366,23 @@ def test_a_figure_without_units_shows_how_near_equilibrium_is():
 
 def test_a_figure_of_several_neurons_draws_each():
     figure = forecast(rules.adamw(), norm=[0.1, 0.3, 1.0], size=64, **DECAYING).plot()
-    assert [trace.name for trace in figure.data] == 3 * NAMES
-    assert sum(bool(trace.showlegend) for trace in figure.data) == 4
+    assert [trace.name for trace in figure.data] == [f"neuron {i}: {name}" for i in range(3) for name in NAMES]
+    assert [bool(trace.showlegend) for trace in figure.data] == 3 * [True, True, False, False]
+    colours = [trace.line.color for trace in figure.data]
+    assert [len(set(colours[i : i + 4])) for i in (0, 4, 8)] == [1, 1, 1]
+    assert len(set(colours)) == 3
+    many = forecast(rules.adamw(), norm=np.linspace(0.1, 1, 30), size=64, **DECAYING).plot()
+    assert len({trace.line.color for trace in many.data}) == 30
+    assert not any(trace.showlegend for trace in many.data)
+
+
+def test_neurons_of_a_model_have_its_names():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(4, 2))
+    found = predict(torch.optim.AdamW(model.parameters(), lr=1e-2), steps=50, model=model)[0].forecast
+    assert found.names == ("0.weight", "1.weight")
+    assert found.neuron(1).names == ("1.weight",)
+    assert {trace.name.partition(":")[0] for trace in found.plot().data} == set(found.names)
+    assert set(found.to_pandas()["neuron"]) == set(found.names)
 
 
 def test_a_page_escapes_names_and_loads_nothing(tmp_path, capsys):

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rotational import rules
+from rotational.optim.recognise import LAWLESS
 from rotational.rule import DECAYS, Rule
 
 if TYPE_CHECKING:
@@ -92,10 +93,9 @@ def whole(text: str) -> int:
 
 def _lawful(name: str) -> str:
     """The name of an optimizer, if it may have a law at all; AdamW is adamw."""
-    if name.lower() == "adagrad":
-        raise argparse.ArgumentTypeError(
-            "adagrad has no law: its sum of squares never forgets, so nothing comes to rest"
-        )
+    lawless = {of.lower(): why for of, why in LAWLESS.items()}
+    if why := lawless.get(name.lower()):
+        raise argparse.ArgumentTypeError(f"{name.lower()} has no law: {why}")
     return name.lower()
 
 

@@ -46,8 +46,8 @@ def recognise(
         name = _name(inner)
         if name in _KNOWN:
             return tuple(_torch(name, group, f"{call}({type(inner).__name__})") for group in groups)
-        if name in _LAWLESS:
-            raise ValueError(f"{call}({type(inner).__name__}): no law is known for it, because {_LAWLESS[name]}.")
+        if name in LAWLESS:
+            raise ValueError(f"{call}({type(inner).__name__}): no law is known for it, because {LAWLESS[name]}.")
         inner = getattr(inner, "optimizer", None)
     raise ValueError(
         f"{call}({type(optimizer).__name__}): the rule of this optimizer is not known. Name it, as in "
@@ -135,7 +135,7 @@ _KNOWN: dict[str, Callable[[Options], Rule]] = {
     "RMSprop": lambda g: rules.rmsprop(g["alpha"], g["eps"], g["momentum"], g["centered"]),
 }
 
-_LAWLESS = {
+LAWLESS = {
     "Adagrad": "its sum of squares never forgets: steps fall as 1/sqrt(t), and no equilibrium forms",
     "Adadelta": "the size of its steps is an average of its own past steps, so that nothing sets it",
     "Adafactor": "its step is a share of the weight's own size: the norm has no equilibrium, and the relative step is "

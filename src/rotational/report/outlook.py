@@ -95,7 +95,7 @@ def figure(forecast: Forecast, *, title: str | None = None) -> Any:
                 y=np.where(np.isfinite(y) & (y > 0), y, np.nan),
                 name=f"{names[i]}: {name}" if count > 1 else name,
                 mode="lines",
-                line={"color": colour, "width": 2, "dash": "dash" if dashed else "solid"},
+                line={"color": colour, "width": 2} | ({"dash": "dash"} if dashed else {}),
                 meta=colour if count > 1 else None,  # which no theme changes
                 legendgroup=names[i] if count > 1 else name,
                 showlegend=count == 1 or (row == 1 and count <= SEVERAL),
