@@ -190,7 +190,7 @@ def test_sweeps_of_adam_choose_over_three_seeds_and_report_five():
         assert {run.seed for run in arm.runs} == {0, 1, 2}
         assert arm.more == (3, 4)
     assert all({run.seed for run in arm.runs} == {0, 1, 2, 3, 4} for arm in balanced)
-    assert len(list(figure.jobs("laptop"))) == 56
+    assert len(list(figure.jobs("laptop"))) == 59
 
 
 # Pictures ---------------------------------------------------------------------------------------------------------

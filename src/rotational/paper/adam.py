@@ -73,6 +73,7 @@ ADAM = Figure(
             *((8e-3, coefficient) for coefficient in (5e-5, 2e-4, 1e-3, 4e-3)),
             *((1.6e-2, coefficient) for coefficient in (1.25e-5, 5e-5, 2e-4, 1e-3)),
             (3.2e-2, 5e-5),
+            (6.4e-2, 5e-5),
         ),
         (2e-2, 0.1),
         1e-3,
