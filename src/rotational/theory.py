@@ -66,8 +66,9 @@ def equilibrium(
 
     `size` is the neuron's number of weights C; `gradient_norm` the RMS norm of its gradient: at |w| = 1 when
     the gradient is `scale_invariant` (orthogonal to w, shrinking as 1/|w|), at any w when it is not
-    (isotropic noise). Gradients have no mean (a random walk) and eps is small beside them. With weight_decay
-    = 0 there is nothing to balance: rotation 0 and norm infinity are the limits.
+    (isotropic noise). Gradients have no mean (a random walk) and eps is small beside them. Adam's second moment is
+    taken as exact unless the rule has a `kurtosis`, as `forecast` gives it one: at b2 = 0.95 that is 1% of the norm.
+    With weight_decay = 0 there is nothing to balance: rotation 0 and norm infinity are the limits.
 
     `shape` is that of the matrix (rows, columns) whose update Muon orthogonalises; norm and update are those of
     one row. `radial` = <u, w>/|w|^2 of scale-sensitive weights acts as extra decay, D = lr (wd + radial). Decay
