@@ -139,6 +139,16 @@ class Optimizer:
         _check.choice("Optimizer", "decay", self.decay, get_args(Decays))
         _check.number("Optimizer", "lr", self.lr, low=0)
         _check.number("Optimizer", "weight_decay", self.weight_decay, low=0)
+        _check.pair("Optimizer", "betas", self.betas)
+        _check.number("Optimizer", "eps", self.eps, low=0)
+        for name in ("momentum", "update_memory"):
+            _check.number("Optimizer", name, getattr(self, name), low=0, high=1, below=True)
+        _check.choice("Optimizer", "gains", self.gains, ("train", "freeze"))
+        _check.choice("Optimizer", "units", self.units, ("neuron", "tensor"))
+        if self.rotation_of is not None:
+            _check.choice("Optimizer", "rotation_of", self.rotation_of, get_args(Rules))
+        if self.rotation is not None:
+            _check.number("Optimizer", "rotation", self.rotation, low=0)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from rotational import _check
+from rotational.lab import sound
 from rotational.lab.declare import Computed, Data, Run
 from rotational.lab.measures import MEASURES
 from rotational.lab.quantities import Quantity
@@ -178,6 +179,7 @@ class Figure:
         named = [name for part in (*self.panels, *(c.quantity for c in self.claims)) for name in part.arms]
         for name in named:
             _known(self.name, name, labels[0])
+        sound.check(self)
 
     def arms(self, scale: Scale) -> tuple[Arm | Then, ...]:
         """Its arms at a scale."""

@@ -78,6 +78,27 @@ FIELDS = {
 """What a swept field is called."""
 
 
+CURVES: Mapping[str, str] = {
+    "loss": "training loss",
+    "validation loss": "validation loss",
+    "validation accuracy": "validation accuracy (%)",
+    "rotation": "RMS rotation (rad per step)",
+    "norm": "RMS norm of a weight vector",
+    "rotation / rest": "rotation over that at rest",
+    "norm / rest": "norm over that at rest",
+    "gradient_weight": "cosine",
+    "gradient_momentum": "cosine",
+    "scaled_weight": "cosine",
+    "second_moment": "standard deviation over mean",
+    "scaled_size": "RMS of an entry",
+    "predicted": "RMS rotation (rad per step)",
+    "at rest": "RMS rotation (rad per step)",
+    "predicted rotation / rest": "rotation over that at rest",
+    "predicted norm / rest": "norm over that at rest",
+}
+"""What a curve over steps is called on an axis."""
+
+
 def named(path: str) -> str:
     """What a field is called, on an axis or in a sentence.
 

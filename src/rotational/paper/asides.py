@@ -11,10 +11,11 @@ from rotational.lab.figures import Arm, Figure
 from rotational.paper.adam import ADAM, STANDARDIZATION
 from rotational.paper.after import ADAMC
 from rotational.paper.appendix import SENSITIVE
-from rotational.paper.base import MORE_SEEDS, rotational, small
+from rotational.paper.base import MORE_SEEDS, WARM, rotational, small, words
 from rotational.paper.control import CONTROL
 from rotational.paper.language import WARMUP_TEXT
-from rotational.paper.sensitivity import SENSITIVITY
+from rotational.paper.rates import WARMUP
+from rotational.paper.sensitivity import SENSITIVITY, SENSITIVITY_TEXT, WAYS
 
 
 def _of(figure: Figure, label: str, **changes: float) -> Run:
@@ -59,7 +60,7 @@ def _frozen() -> dict[str, Run]:
 def _sensitive() -> dict[str, Run]:
     """The default and the two that cost most, 2,400 steps instead of 450."""
     ways = ("default: EMA 0.9, neurons, centred", "not centred", "whole tensors")
-    return {way: _of(SENSITIVITY, way, steps=2400) for way in ways}
+    return {way: _of(SENSITIVITY, way, steps=2400, optimizer__weight_decay=0.25) for way in ways}
 
 
 def _transformers() -> dict[str, Run]:
@@ -77,6 +78,34 @@ def _transformers() -> dict[str, Run]:
     return runs
 
 
+def _sensitive_text() -> dict[str, Run]:
+    """Half and twice the figure's weight decay."""
+    return {
+        f"weight decay {decay:g}: {way}": _of(SENSITIVITY_TEXT, way, optimizer__weight_decay=decay)
+        for way in WAYS
+        for decay in (0.75, 3.0)
+    }
+
+
+def _warmed() -> dict[str, Run]:
+    """SGDM over 1,200 steps, 120 of them warm-up, instead of 300 and 90."""
+    run = _of(WARMUP, "SGDM, with warm-up", steps=1200)
+    return {
+        f"lr {lr:g}, {when}": run.but(optimizer__lr=lr, schedule__warmup=warm)
+        for lr in (0.4, 0.8, 1.6)
+        for when, warm in (("with warm-up", 0.1), ("without warm-up", 0.0))
+    }
+
+
+def _adam_text() -> dict[str, Run]:
+    """A GPT on characters, over 1,500 steps."""
+    free = words(1500).but(schedule=WARM)
+    coupled = free.but(optimizer__rule="adam")
+    return {
+        f"AdamW, weight decay {decay:g}": free.but(optimizer__weight_decay=decay) for decay in (0.01, 0.4, 0.8, 1.6)
+    } | {f"Adam+L2, coefficient {l2:g}": coupled.but(optimizer__weight_decay=l2) for l2 in (1e-5, 1e-4, 1e-3, 1e-2)}
+
+
 _RUNS: dict[str, dict[str, Run]] = {
     "Adam+L2, shorter": _adam(450),
     "Adam+L2, longer": _adam(2400),
@@ -90,8 +119,11 @@ _RUNS: dict[str, dict[str, Run]] = {
     },
     "lr and weight decay, longer": _rates(),
     "Vision transformer": _transformers(),
+    "Warm-up, longer": _warmed(),
     "Warm-up of a GPT, gains frozen": _frozen(),
     "Sensitivity, longer": _sensitive(),
+    "Sensitivity on text": _sensitive_text(),
+    "Adam+L2 on text": _adam_text(),
     "AdamC, shorter": {name: _of(ADAMC, name, steps=800, optimizer__weight_decay=0.5) for name in ("AdamW", "AdamC")},
 }
 # With all that stands beside weight decay measured, which the figure's own runs have in part.

@@ -6,24 +6,10 @@ import math
 from collections.abc import Sequence
 
 from rotational.lab.figures import Panel
-from rotational.lab.measures import MEASURES, Found, Point, at, best, middle, named, peaks
+from rotational.lab.measures import CURVES, MEASURES, Found, Point, at, best, middle, named, peaks
 from rotational.report import figure_svg as svg
 from rotational.report.figure_svg import Axes, Line
 
-CURVES = {
-    "loss": "training loss",
-    "validation loss": "validation loss",
-    "validation accuracy": "validation accuracy (%)",
-    "rotation": "RMS rotation (rad per step)",
-    "norm": "RMS norm of a weight vector",
-    "rotation / rest": "rotation over that at rest",
-    "norm / rest": "norm over that at rest",
-    "gradient_weight": "cosine",
-    "gradient_momentum": "cosine",
-    "scaled_weight": "cosine",
-    "second_moment": "standard deviation over mean",
-    "scaled_size": "RMS of an entry",
-}
 MOST_LAYERS = 40
 
 
