@@ -100,6 +100,17 @@ def test_cifar10_in_every_form_of_its_authors(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", ["folder", "tar"])
+def test_a_batch_that_is_not_there_is_missed(tmp_path, form):
+    kept = {name: data for name, data in cifar10_files().items() if name not in ("data_batch_2", "data_batch_5")}
+    if form == "folder":
+        write(tmp_path / "cifar-10-batches-py", kept)
+    else:
+        write_tar(tmp_path / "cifar-10-python.tar.gz", "cifar-10-batches-py", kept, "w:gz")
+    with pytest.raises(found.MissingError, match=r"data_batch_2, data_batch_5 missing in .*cifar-10-"):
+        load(Data("cifar10"), tmp_path)
+
+
+@pytest.mark.parametrize("form", ["folder", "tar"])
 def test_cifar100(tmp_path, form):
     where = tmp_path / "data"
     if form == "folder":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
@@ -62,7 +62,8 @@ def _find(name: str, where: Path | None, form: str) -> tuple[list[Path], Read]:
         inner = [folder, *(folder / f for f in FOLDERS[name])]
         batches = next((f for f in inner if all((f / b).is_file() for b in (TRAIN[name][0], TEST[name]))), None)
         if form != "tables" and batches is not None:
-            names = [b for b in (*TRAIN[name], TEST[name]) if (batches / b).is_file()]
+            names = (*TRAIN[name], TEST[name])
+            _whole(name, str(batches), {b for b in names if (batches / b).is_file()})
             return [batches / b for b in names], partial(_read_folder, name, batches, names)
         # `where` itself may hold the tables of other data sets.
         tabled = {s: tables.files(folder, s) for s in ("train", "test")} if folder != where else {}
@@ -91,13 +92,13 @@ def _load(name: str, files: list[Path], read: Read, side: int, settings: dict[st
 # The three forms ----------------------------------------------------------------------------------------------
 
 
-def _read_folder(name: str, folder: Path, names: list[str]) -> dict[str, Tensor]:
+def _read_folder(name: str, folder: Path, names: Sequence[str]) -> dict[str, Tensor]:
     def opened() -> Iterator[tuple[str, IO[bytes]]]:
         for batch in names:
             with open(folder / batch, "rb") as file:
                 yield batch, file
 
-    return _joined(name, opened())
+    return _joined(name, str(folder), opened())
 
 
 def _read_tar(name: str, path: Path) -> dict[str, Tensor]:
@@ -110,7 +111,7 @@ def _read_tar(name: str, path: Path) -> dict[str, Tensor]:
                     yield batch, file
 
     try:
-        return _joined(name, opened())
+        return _joined(name, str(path), opened())
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{path}: damaged ({error}). Fetch it again from {SOURCE}.") from None
 
@@ -122,13 +123,19 @@ def _read_tables(tabled: Mapping[str, list[Path]], labels: tuple[str, ...]) -> d
     return found
 
 
-def _joined(name: str, batches: Iterator[tuple[str, IO[bytes]]]) -> dict[str, Tensor]:
+def _whole(name: str, where: str, there: Iterable[str]) -> None:
+    """Refuse what lacks a batch: training on the others would go by the name of the whole."""
+    found = set(there)
+    if absent := [b for b in (*TRAIN[name], TEST[name]) if b not in found]:
+        raise MissingError(f"Data({name!r}): {', '.join(absent)} missing in {where}. Fetch all of it from {SOURCE}.")
+
+
+def _joined(name: str, where: str, batches: Iterator[tuple[str, IO[bytes]]]) -> dict[str, Tensor]:
     parts: dict[str, list[tuple[str, Tensor, Tensor]]] = {"train": [], "test": []}
     for batch, file in batches:
         pixels, labels = _batch(batch, file)
         parts["test" if batch == TEST[name] else "train"].append((batch, pixels, labels))
-    if not all(parts.values()):
-        raise MissingError(f"Data({name!r}): expected {TRAIN[name][0]} and {TEST[name]}, found only one of them.")
+    _whole(name, where, (batch for part in parts.values() for batch, _, _ in part))
     found: dict[str, Tensor] = {}
     for part, held in parts.items():
         held.sort(key=lambda b: b[0])  # a tar may hold them in any order
