@@ -74,7 +74,7 @@ DYNAMICS = Figure(
             expected="0%",
         ),
         Claim(
-            "Standardized GPT with AdamW: every layer turns within 15% of its prediction",
+            "Standardized GPT with AdamW: every normalised layer turns within 15% of its prediction",
             Of(STANDARDIZED, "off"),
             high=15,
             expected="0%",
@@ -87,17 +87,21 @@ DYNAMICS = Figure(
             expected="1",
         ),
         Claim(
-            "ResNet: rotation differs less than 1.3-fold across layers",
+            "ResNet: rotation differs less than 1.3-fold across normalised layers",
             Of(RESNET, "layer spread"),
             high=1.3,
             expected="1",
         ),
         Claim("ResNet: norms differ more than 2-fold across layers", Of(RESNET, "norm spread"), low=2),
         Claim(
-            "Standardized GPT: rotation differs less than 1.3-fold across layers",
+            "Standardized GPT: rotation differs less than 1.3-fold across normalised layers",
             Of(STANDARDIZED, "layer spread"),
             high=1.3,
             expected="1",
         ),
+    ),
+    remarks=(
+        "Normalised are all layers but embeddings and the head, which are drawn all the same: nothing normalises what "
+        "the head gives, and rows of an embedding have a gradient only where their token occurs.",
     ),
 )
