@@ -264,11 +264,10 @@ def _section(state: State, files: dict[Path, str], stored: Path) -> str:
     f = state.figure
     lines = [f"## {f.title}", "", f.sentence, ""]
     if not state.ran:
-        return "\n".join([*lines, f"Not run. `rotational reproduce {f.name} --scale laptop`", ""])
+        return "\n".join([*lines, f"Not run. `{f.command('laptop')}`", ""])
     ran = f"{state.ran} runs, one core took {clock(state.seconds)}"
     lines += [
-        f"Section {f.section}, at {NAMED[state.scale]} scale: {ran}. `rotational reproduce {f.name} --scale "
-        f"{state.scale}`",
+        f"Section {f.section}, at {NAMED[state.scale]} scale: {ran}. `{f.command(state.scale)}`",
         "",
     ]
     lines += ["| claim | | measured | holds if | expected | seeds | spread |", "|---|---|---|---|---|--:|--:|"]

@@ -32,6 +32,8 @@ RUN = Run(
 )
 HELD = RUN.but(optimizer__rotational=True)
 
+BY_NAME = {figure.name: figure for figure in FIGURES}
+
 
 def run(capsys, *words):
     code = main(["reproduce", *map(str, words)])
@@ -305,3 +307,24 @@ def test_every_figure_at_tiny_scale(tmp_path, capsys):
     assert time.monotonic() - begun < 180
     assert len(list((tmp_path / "pages" / "tiny").glob("*.html"))) == len(FIGURES) + 1
     assert Path(tmp_path / "pages" / "tiny" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpux"])
+def test_a_device_that_is_not_there_is_one_sentence(capsys, tmp_path, device):
+    code, _, err = run(capsys, "adamc", "--device", device, "--out", tmp_path / "out")
+    assert code == 2
+    assert f"--device {device}: " in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_commands_name_a_folder_where_one_is_needed():
+    assert BY_NAME["adamc"].command("tiny") == "rotational reproduce adamc --scale tiny"
+    assert BY_NAME["adamc"].command("laptop") == "rotational reproduce adamc --scale laptop --data DIR"
+    assert BY_NAME["predictions"].command("paper") == "rotational reproduce predictions --scale paper"
+
+
+def test_the_list_counts_no_run_twice(capsys, tmp_path):
+    _, out, _ = run(capsys, "--list", "warm-up", "--out", tmp_path)
+    for scale in ("tiny", "laptop", "paper"):
+        assert f" {len(set(BY_NAME['warm-up'].jobs(scale)))} runs" in " ".join(out.split())

@@ -86,7 +86,7 @@ def _here(figure: Figure, shelf: Shelf, tell: Callable[[str], None]) -> dict[Sca
 
 def _cost(figure: Figure, scale: Scale, known: Entry | None) -> Text:
     """Time of all runs, or, where nobody took it, an estimate or their steps; and how many there are."""
-    jobs = list(figure.jobs(scale))
+    jobs = list(dict.fromkeys(figure.jobs(scale)))
     runs = [job for job in jobs if isinstance(job, Run)]
     if known is not None:
         first = clock(known.seconds, more=known.missing > 0)

@@ -62,10 +62,13 @@ def run(options: argparse.Namespace) -> int:
     from rotational.lab.workers import Machine, Pool
 
     machine = Machine(options.device, options.shard, options.compile)
-    if options.compile and not (options.list or options.dry_run):
-        from rotational.lab.compiling import check
+    if not (options.list or options.dry_run):
+        if options.device != "cpu":
+            _there(options.device)
+        if options.compile:
+            from rotational.lab.compiling import check
 
-        check(machine.device)
+            check(machine.device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from rotational.lab import together
 
@@ -77,6 +80,17 @@ def run(options: argparse.Namespace) -> int:
     usual = reproduce.cores() if options.device == "cpu" else 1
     jobs = usual if options.jobs is None else options.jobs
     return _run(options, data, Pool(jobs, machine))
+
+
+def _there(device: str) -> None:
+    """Refuse a device before anything runs on it, not once for each run."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts
+        why = str(error).strip().splitlines()[0].rstrip(".")
+        raise ValueError(f"--device {device}: {why}. Give one that this torch has, or leave it out: cpu.") from None
 
 
 def _run(options: argparse.Namespace, data: Path | None, crew: Crew) -> int:
@@ -123,6 +137,12 @@ def _run(options: argparse.Namespace, data: Path | None, crew: Crew) -> int:
 
         console.print(table(able, options.scale, shelf, options.seeds, lacks, crew.processes))
         return 0
+    from rotational.lab.data.identity import identity
+
+    if said := reproduce.strange(
+        able, options.scale, shelf, options.seeds, lambda of: "" if of in lacks else identity(of, data)
+    ):
+        raise ValueError(said)
     _writable(options.out)
     ended = reproduce.run(
         able,

@@ -30,6 +30,9 @@ Precision: TypeAlias = Literal["float32", "bf16"]
 Decays: TypeAlias = Literal["constant", "adamc"]
 _T = TypeVar("_T")
 
+FREE = ("blobs", "chain", "digits", "reversal", "stdlib")
+"""Data sets that need no folder: made up, or part of what is installed."""
+
 FORMAT = 1
 """Goes into every key: raised when the same declaration trains differently than before."""
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from rotational import _check
 from rotational.lab import sound
-from rotational.lab.declare import Computed, Data, Run
+from rotational.lab.declare import FREE, Computed, Data, Run
 from rotational.lab.measures import MEASURES
 from rotational.lab.quantities import Quantity
 
@@ -185,6 +185,11 @@ class Figure:
         """Its arms at a scale."""
         found: dict[Scale, Any] = {"tiny": self.tiny, "laptop": self.laptop, "paper": self.paper}
         return found[scale]
+
+    def command(self, scale: Scale) -> str:
+        """What runs it, for the command line."""
+        needs = any(isinstance(job, Run) and job.data.name not in FREE for job in self.jobs(scale))
+        return f"rotational reproduce {self.name} --scale {scale}{' --data DIR' if needs else ''}"
 
     def seen(self, scale: Scale) -> Figure:
         """The figure with the panels and claims of a scale."""

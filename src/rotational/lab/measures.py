@@ -110,13 +110,14 @@ def named(path: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What one run, or one computation, gave."""
+    """What one run, or one computation, gave; `data` tells which data the run had, where that was written down."""
 
     run: Run | Computed
     scalars: Mapping[str, float]
     curves: Mapping[str, Curve] = field(default_factory=dict[str, Curve])
     layers: tuple[str, ...] = ()
     seconds: float = math.nan
+    data: str = ""
 
     def scalar(self, name: str) -> float:
         """A scalar by name; NaN where this result has none."""

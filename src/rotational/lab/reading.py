@@ -11,7 +11,7 @@ from rotational.lab import results
 from rotational.lab.declare import Run
 from rotational.lab.measures import Curve, Measured
 from rotational.lab.named import declared
-from rotational.lab.results import LayerResult, Result
+from rotational.lab.results import DATA, LayerResult, Result
 from rotational.theory import rate
 
 SECOND_HALF, PEAK = 0.5, 0.5
@@ -34,6 +34,7 @@ def read(result: Result) -> Measured:
         curves={**curves, **_layer_curves(result)},
         layers=tuple(layer.name for layer in result.layers),
         seconds=result.seconds,
+        data=result.versions.get(DATA, ""),
     )
 
 

@@ -1,6 +1,7 @@
 """From names to results: what is missing of some figures is run, stage by stage, and nothing twice.
 
 lacking     which data are not there, and a sentence for each
+strange     whether what is stored is of other data
 selected    which figures can run without them, in whole or in part, and a sentence for each that cannot
 run         runs what is missing, with progress; Ctrl-C keeps everything
 state       what is known of each figure: claims judged by what is stored
@@ -100,6 +101,28 @@ def selected(
         if said and all(said):
             why[figure.name] = " ".join(dict.fromkeys(filter(None, said)))
     return tuple(f for f in figures if f.name not in why), why
+
+
+def strange(
+    figures: Sequence[Figure], scale: Scale, shelf: Shelf, seeds: int | None, identity: Callable[[Data], str]
+) -> str | None:
+    """A sentence where stored results are of other data than `identity` tells of; None where all may be gone on with.
+
+    Of data that are not at hand it tells nothing, "".
+    """
+    other: dict[str, set[str]] = {}
+    for figure in figures:
+        found, _ = shelf.found(figure, scale, seeds)
+        for m in (m for points in found.arms.values() for point in points for m in point.seeds.values()):
+            if isinstance(m.run, Run) and m.data and (now := identity(m.run.data)) and m.data != now:
+                other.setdefault(m.run.data.name, set()).add(m.run.key)
+    if not other:
+        return None
+    told = " and ".join(f"{len(keys)} of {name}" for name, keys in other.items())
+    return (
+        f"{shelf.store.root}: results of runs on other data than those at hand, {told}. Nothing ran. Point --data to "
+        "the folder that they had, or give these another folder with --out."
+    )
 
 
 def state(

@@ -82,6 +82,10 @@ class LayerResult:
     curves: Mapping[str, Curve]
 
 
+DATA = "data"
+"""Among `versions`: which data the run had, see `data.identity`; results from before it was written down have none."""
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that shape a run, and of the laws that predict it."""
     return {**records.versions(), "laws": str(LAWS)}

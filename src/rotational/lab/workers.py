@@ -16,14 +16,17 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from rotational.lab.declare import Computed, Run
 from rotational.lab.figures import Job
 from rotational.lab.interrupt import interruptible
+
+if TYPE_CHECKING:
+    from rotational.lab.results import Result
 
 State: TypeAlias = Literal["running", "done", "stopped", "taken", "failed"]
 OFTEN = 0.3
@@ -275,8 +278,16 @@ def _train(run: Run, root: Path, data: Path | None, machine: Machine, tell: Tell
         if outcome.result is None:
             tell(Word(run.key, "stopped", outcome.step, loss=loss))
             return
-        store.keep(outcome.result)
+        store.keep(_of(run, data, outcome.result))
     tell(Word(run.key, "done", run.steps, run.steps - max(first, 0), time.monotonic() - begun, loss))
+
+
+def _of(run: Run, where: Path | None, result: Result) -> Result:
+    """The result, and of which data it is: see `reproduce.strange`."""
+    from rotational.lab.data.identity import identity
+    from rotational.lab.results import DATA
+
+    return replace(result, versions={**result.versions, DATA: identity(run.data, where)})
 
 
 @contextmanager

@@ -27,7 +27,7 @@ STYLE = f"""
 .claims td {{ font-size: .86rem; }} .claims tbody th, .claims .says {{ min-width: min(16rem, 44vw); width: 40%; }}
 .claims td small {{ color: var(--soft); }} .claims .of {{ min-width: 11rem; width: 18%; }}
 .claims .n, .claims .k {{ white-space: nowrap; }}
-.whole .scroll {{ max-height: none; }}
+.whole .scroll, .scroll[aria-label="Claims"] {{ max-height: none; }}
 .panels {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr));
   gap: 14px; margin: 14px 0; }}
 .panels .card {{ margin: 0; }} .panels svg {{ display: block; width: 100%; height: auto; margin-top: 8px; }}
@@ -65,7 +65,7 @@ numbers are of test data.</p>
 {"".join(_panel(state, panel) for panel in f.panels)}</div>
 <h2>What ran</h2>
 <p>Runs this figure, or what is missing of it:</p>
-<pre>rotational reproduce {escape(f.name)} --scale {escape(state.scale)}</pre>
+<pre>{escape(f.command(state.scale))}</pre>
 {configuration(state)}
 </main>
 <footer><p>Written by rotational {escape(versions()["rotational"])}. Paper: Kosson, Messmer, Jaggi, “Rotational
