@@ -79,7 +79,7 @@ def novels(where: Path | None, *, context: int = 64, held: int = 512, limit: int
 
 def wikitext2(where: Path | None, *, context: int = 64, held: int = 512, least: int = 1) -> Callable[[], Text]:
     """WikiText-2: 2.1 million words of 33,278 kinds; least=10 leaves some 10,000 kinds."""
-    names = ("wikitext-2", "wikitext-2-v1", "wikitext2")
+    names = ("wikitext-2", "wikitext-2-v1", "wikitext-2-raw-v1", "wikitext2")
     return _reading.wikitext("wikitext2", names, where, context=context, held=held, least=least)
 
 
