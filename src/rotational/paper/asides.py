@@ -30,7 +30,7 @@ def _uneven(steps: int, decay: float) -> tuple[Run, Run]:
 
 
 def _adam(steps: int) -> dict[str, Run]:
-    """The three ways of the figure on Adam+L2, each where it is best there."""
+    """The three ways of the figure on Adam+L2, each where it was best when its sweep did not reach as far."""
     best = {"AdamW": {"lr": 2e-2, "decay": 0.1}, "Adam+L2": {"lr": 1.6e-2, "decay": 2e-4}}
     runs = {
         name: _of(ADAM, name, steps=steps, optimizer__lr=at["lr"], optimizer__weight_decay=at["decay"])
