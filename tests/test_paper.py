@@ -255,7 +255,7 @@ def test_the_page_of_made_up_results(tmp_path):
     assert page.endswith("Because.\n\n")
     assert "![Norm](reproduction/adamc-1.svg)" in page
     ElementTree.fromstring(files[stored / "adamc-1.svg"])
-    assert "Not run. `rotational reproduce dynamics --scale laptop`" in page
+    assert "Not run. `rotational reproduce dynamics --scale laptop --data DIR`" in page
     assert "| ResNet, SGDM | 0 | 76.1 | accuracy | 0.02 | 0.02 |" in page
 
 
