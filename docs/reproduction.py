@@ -61,14 +61,14 @@ between. Comparisons are paired by seed; sweeps choose their point on validation
 what the paper or the theory says; limits are ours.
 
 All of it but the runs of the vision transformer, which are older, ran by the command above, with five seeds but for
-sweeps of Adam+L2, which have three, and the best points of
-warm-up, which have fifteen, on two cores of one machine, beside other work in parts. What one core took stands below:
-{total} in all, half of that on two cores; {longest} the longest with {most}. Runs on a CPU repeat bit by bit while code,
-torch and processor stay the same; what another processor gave stands [at the end](#run-again). Results say which data they
-are of, and by which laws they were predicted (`data` and `laws` among `versions`).
+sweeps of Adam+L2, which have three, and the best points of warm-up, which have fifteen, on two cores of one machine,
+beside other work in parts. What one core took stands below: {total} in all, half of that on two cores; {longest} the
+longest with {most}. Runs on a CPU repeat bit by bit while code, torch and processor stay the same; what another
+processor gave stands [at the end](#run-again). Results say which data they are of, and by which laws they were
+predicted (`data` and `laws` among `versions`).
 
-CIFAR-10 is a copy whose images went through JPEG at quality 75, here in 16x16 pixels: accuracies stand beside each other,
-not beside published ones.
+CIFAR-10 is a copy whose images went through JPEG at quality 75, here in 16x16 pixels: accuracies stand beside each
+other, not beside published ones.
 
 A claim that takes the best point of a sweep says where that lies at the edge of its grid: a better one may lie beyond.
 """
