@@ -54,18 +54,17 @@ def gone(pid: int) -> bool:
 def test_runs_of_a_killed_process_leave_their_checkpoints_and_end(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    parent = subprocess.Popen([sys.executable, script, tmp_path / "out"], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
     begun = dict[str, int]()
-    for line in parent.stdout:
-        key, step = line.split()
-        begun[key] = int(step)
-        if len(begun) == 2 and min(begun.values()) > 0:
-            break
-    workers = children(parent.pid)
+    with subprocess.Popen([sys.executable, script, tmp_path / "out"], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        for line in parent.stdout:
+            key, step = line.split()
+            begun[key] = int(step)
+            if len(begun) == 2 and min(begun.values()) > 0:
+                break
+        workers = children(parent.pid)
+        parent.send_signal(signal.SIGKILL)
     assert len(workers) == 2
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
     for _ in range(200):
         if all(map(gone, workers)):
             break

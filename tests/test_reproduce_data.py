@@ -124,7 +124,7 @@ def test_text_without_a_folder_lacks_translation_alone(capsys, tmp_path, monkeyp
     assert {r.data for r in made.asked} == {SUBSTITUTES["novels"]}
     assert len(made.asked) == 25
     said = " ".join(out.split())
-    assert said.count("holds if ≤ 1.01") == 2
+    assert said.count("holds if ≤ 1.01") == 3
     text = html.unescape((tmp_path / "pages" / "laptop" / "control-text.html").read_text())
     assert text.count(WANTED) == 3  # two claims, and the head of the page
     words = re.findall(r'class="word [^"]*">. ([a-z ]+)<', text)
