@@ -231,7 +231,7 @@ def _sign_of_both(setting: Setting, square: Number, q: Number, push: Push, memor
         decay = push.coupled + _of_loss(setting, memory, step / (push.lr + 1e-200)) + 1e-200
         k, turning = stationary(memory, step, decay)
         before, off = off, np.maximum(q * k * (2 * turning / step**2 - steady), least) - noise
-        if not np.any(np.abs(off) > 1e-5 * noise):
+        if not np.any(np.abs(off) > 2e-4 * noise):
             break
         slope = 1.0 if moved is None else np.clip((before - off) / (moved + 1e-300), 0.3, 3.0)
         goal = np.maximum(noise + off / slope, least)
