@@ -198,18 +198,19 @@ def stationary(memory: Memory, step: Number, decay: Number) -> tuple[Number, Num
     stable.
     """
     m, faded = memory, 1 - memory.decay**2
-    own, feed = m.new * decay, m.inflow * decay
-    # w' = (1 - step own) w - step old m - step new g,  m' = feed w + decay m + inflow g
-    fed, remembered = m.old * feed, m.old * m.inflow
+    remembered = m.old * m.inflow
+    crossed = m.inflow * m.new + remembered * m.inflow * m.decay / faded
+    # w' = (1 - step own) w - step old m - step new g,  m' = feed w + decay m + inflow g;  own = new wd, feed = inflow wd
     # P = feed mixed/denominator W - step (...)/denominator q, with Q = (feed^2 W + 2 feed decay P + inflow^2 q)/faded
-    mixed = 1 - step * (own + fed * (m.decay / faded))
-    denominator = 1 - m.decay + step * (m.decay * own + fed * (1 + 2 * m.decay**2 / faded))
-    share, crossed = mixed / denominator, m.inflow * m.new + remembered * m.inflow * m.decay / faded
+    a = step * decay
+    mixed = 1 - a * (m.new + remembered * m.decay / faded)
+    denominator = 1 - m.decay + a * (m.decay * m.new + remembered * (1 + 2 * m.decay**2 / faded))
+    share = mixed / denominator
     # W (1 - (1 - step own)^2) = -2 (1 - step own) step old P + (step old)^2 Q + (step new)^2 q, over step
-    loss = own * (2 - step * own) + 2 * fed * mixed * share - step * (fed**2 / faded)
+    loss = decay * (2 * m.new - a * (m.new**2 + remembered**2 / faded) + 2 * remembered * mixed * share)
     gain = step * (m.new**2 + remembered**2 / faded + 2 * m.old * crossed * share)
     k = np.where((loss > 0) & (gain > 0), gain / loss, np.nan)
-    return k, step * (own + fed * share - m.old * crossed * step / (denominator * k))
+    return k, step * (decay * (m.new + remembered * share) - m.old * crossed * step / (denominator * k))
 
 
 def _of_loss(setting: Setting, memory: Memory, response: Number) -> Number:
