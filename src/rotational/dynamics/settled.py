@@ -200,7 +200,8 @@ def stationary(memory: Memory, step: Number, decay: Number) -> tuple[Number, Num
     m, faded = memory, 1 - memory.decay**2
     remembered = m.old * m.inflow
     crossed = m.inflow * m.new + remembered * m.inflow * m.decay / faded
-    # w' = (1 - step own) w - step old m - step new g,  m' = feed w + decay m + inflow g;  own = new wd, feed = inflow wd
+    # w' = (1 - step own) w - step old m - step new g,  m' = feed w + decay m + inflow g
+    # with own = new wd, feed = inflow wd
     # P = feed mixed/denominator W - step (...)/denominator q, with Q = (feed^2 W + 2 feed decay P + inflow^2 q)/faded
     a = step * decay
     mixed = 1 - a * (m.new + remembered * m.decay / faded)
