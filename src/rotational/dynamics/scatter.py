@@ -57,9 +57,8 @@ def at_rest(setting: Setting, grown: Number) -> Scatter:
     if not setting.scatters:
         return Scatter(zero, zero, zero, zero)
     if not setting.scale_invariant:
-        return Scatter(
-            2 * setting.small + 0.0 * setting.size, zero, zero, zero
-        )  # of neurons, not of classes of weights
+        of_neurons = 2 * setting.small + 0.0 * setting.size  # and not of classes of their weights
+        return Scatter(of_neurons, zero, zero, zero)
     grown = np.maximum(grown, 0.0)  # as in `scattered`
     fresh, kept = 1 - setting.rule.memory.decay**2, 1 - grown
     old = 1 - fresh

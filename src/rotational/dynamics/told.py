@@ -66,9 +66,7 @@ class Told:
 
     def most(self, weights: Array) -> Schedule:
         """The largest lr of any neuron, each times its weight: at each step, or, beside one decay, in the whole run."""
-        if not (isinstance(self.lr, np.ndarray) and isinstance(self.decay, np.ndarray)):
-            return float(np.max(self.peaks * weights))
-        return self.most_at_each(weights)
+        return self.most_at_each(weights) if isinstance(self.decay, np.ndarray) else float(np.max(self.peaks * weights))
 
     def most_at_each(self, weights: Array) -> Schedule:
         """The same at each step, where lr goes with the step."""

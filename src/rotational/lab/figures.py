@@ -179,7 +179,7 @@ class Figure:
         named = [name for part in (*self.panels, *(c.quantity for c in self.claims)) for name in part.arms]
         for name in named:
             _known(self.name, name, labels[0])
-        sound.check(self)
+        sound.check(self, SCALES)
 
     def arms(self, scale: Scale) -> tuple[Arm | Then, ...]:
         """Its arms at a scale."""

@@ -5,7 +5,7 @@ A name that is mistyped would otherwise be found out after hours of training, as
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from rotational.lab.figures import Figure
 
 
-def check(figure: Figure) -> None:
-    """Raise ValueError, with the nearest name, for what does not exist."""
+def check(figure: Figure, scales: Sequence[str]) -> None:
+    """Raise ValueError, with the nearest name, for what does not exist; `scales` are those that there are."""
     for panel in figure.panels:
         where = f"Panel({panel.title!r}"
         curves = panel.kind in ("lines", "layers")
         _known(f"{where}, measure", panel.measure, CURVES if curves else MEASURES)
         _known(f"{where}, dashed", panel.dashed or "loss", CURVES)
         _known(f"{where}, by", panel.by or "loss", MEASURES)
-        _scales(where, panel.scales)
+        _scales(where, panel.scales, scales)
         for axis in filter(None, (panel.x, panel.y)):
             _field(f"{where}, x or y", axis, _runs(figure, panel.arms))
     for claim in figure.claims:
         where = f"Claim({claim.sentence!r}"
-        _scales(where, claim.scales)
+        _scales(where, claim.scales, scales)
         for q in _quantities(claim.quantity):
             told = vars(q)
             for name in ("measure", "by"):
@@ -77,7 +77,6 @@ def _has(run: Any, path: str) -> bool:
     return True
 
 
-def _scales(where: str, scales: Iterable[str]) -> None:
-    for scale in scales:
-        if scale not in ("tiny", "laptop", "paper"):
-            raise ValueError(f"{where}, scales={tuple(scales)!r}): expected some of 'tiny', 'laptop', 'paper'.")
+def _scales(where: str, scales: Sequence[str], known: Sequence[str]) -> None:
+    if not set(scales) <= set(known):
+        raise ValueError(f"{where}, scales={tuple(scales)!r}): expected some of {', '.join(map(repr, known))}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rotational.lab.declare import Optimizer, Run, Schedule
 from rotational.lab.figures import Arm, Claim, Figure, Panel, Then
 from rotational.lab.quantities import Difference, Of, Plateau, Ratio, Share
@@ -133,8 +135,9 @@ def _warmed(
         return run if name == _BASE else rotational(run)
 
     def swept(name: str, when: str) -> Arm:
-        points = arm("", made(name, when, base.steps), seeds, optimizer__lr=(name == _RV and held_lrs) or lrs)
-        return Arm(f"{name}, {when}", points.runs, more, "accuracy" if more else "")
+        found = held_lrs if name == _RV and held_lrs else lrs
+        way = arm(f"{name}, {when}", made(name, when, base.steps), seeds, optimizer__lr=found)
+        return replace(way, more=more, by="accuracy" if more else "")
 
     long = (
         arm(f"{_WHOLE}{name}, {when}", made(name, when, whole or base.steps).but(optimizer__lr=lr), seeds)
