@@ -7,11 +7,11 @@ Tables of what there is to do are kept from step to step; only the addresses of 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,15 +23,24 @@ from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw, Rms, Sign
 
 LIBRARY = Path(__file__).with_name("_native.so")
-ABI = 4
+ABI = 5
 """Of c/table.h; a library of another number was built from other sources."""
 
 SCRATCH, LANES, SHARE, CLOSE, THREAD = 32768, 1024, 16384, 64, 1 << 17
 """As in c/passes.h: weights and neurons of a box. Then weights of a share of a long neuron, and how many must lie
 together for memory to be read well; and weights for which another thread is worth its start."""
 
+LINE = 8
+"""Numbers in a line of the cache."""
+
 LOT = 8
 """Neurons that C adds up side by side. Tasks end between lots, so that no sum depends on how many tasks there are."""
+
+NEAR = 1 << 18
+"""Weights of long neurons under way at a time, if one has fewer: 4 MB with gradients and moments."""
+
+CALL = 128
+"""Weights that a task costs beside its own."""
 
 LEAST, LARGEST, EACH = 32768, 1 << 19, 16
 """Weights of a task, and tasks of each thread: large ones are read in one go, small ones end at the same time."""
@@ -60,6 +69,8 @@ TASK_ROW = np.dtype(
 UNIT = np.dtype([("parts", "i8"), ("numbers", "i8"), ("done", "i4"), ("ready", "i4")])
 TILE, SUM, APPLY, FLAT = range(4)
 KINDS: dict[type, int] = {Raw: 0, Rms: 1, Sign: 2}
+Row = tuple[int, ...]
+"""A task."""
 STORED = {torch.float32: 1, torch.bfloat16: 2}
 
 
@@ -75,22 +86,27 @@ def library() -> Any:
     if found.rotational_abi() != ABI:
         return None
     found.rotational_step.restype = found.rotational_borrow.restype = None
-    found.rotational_borrow.argtypes = [ctypes.c_void_p]
-    found.rotational_borrow(_torch_threads())
     pointer, count = ctypes.c_void_p, ctypes.c_int64
-    found.rotational_step.argtypes = [pointer, pointer, count, pointer, count, pointer, count, pointer, ctypes.c_int]
+    found.rotational_borrow.argtypes = [pointer, pointer]
+    found.rotational_borrow(*_torch_threads())
+    found.rotational_step.argtypes = [pointer, pointer, count, pointer, pointer, count, *[pointer] * 2, count, pointer]
+    found.rotational_step.argtypes += [count, ctypes.c_int]
     return found
 
 
-def _torch_threads() -> int | None:
-    """The address of what starts a step on the threads that torch itself uses; None where those are not OpenMP's.
+def _torch_threads() -> tuple[int | None, int | None]:
+    """The addresses of what starts a step on the threads that torch itself uses, and of what tells which one a thread
+    is; None where those are not OpenMP's.
 
     torch loads its OpenMP for the whole process to see.
     """
     try:
-        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+        known = ctypes.CDLL(None)
+        names = (known.GOMP_parallel, known.omp_get_thread_num)
     except (AttributeError, OSError, TypeError):
-        return None
+        return None, None
+    parallel, number = (ctypes.cast(name, ctypes.c_void_p).value for name in names)
+    return parallel, number
 
 
 def available() -> str | None:
@@ -164,9 +180,9 @@ class Table:
         self.groups = np.zeros(2 * len(works), GROUP)
         self.jobs = np.zeros(sum(len(work.parts) for work in works), JOB)
         self._places = self.jobs["g"]
-        self._whole: list[tuple[int, ...]] = []  # tasks of whole neurons
-        self._flat: list[tuple[int, ...]] = []  # of the plain rule
-        self._long: list[tuple[list[tuple[int, ...]], list[tuple[int, ...]]]] = []  # sums and changes of long neurons
+        self._whole: list[Row] = []  # tasks of whole neurons
+        self._flat: list[Row] = []  # of the plain rule
+        self._long: list[_Long] = []
         self._units: list[tuple[int, ...]] = []
         self._needed = 0
         self.total = sum(part.w.numel() for work in works for part in work.parts)
@@ -182,17 +198,14 @@ class Table:
                 if part.w.numel():
                     self._cut(index, found, units)
                 index += 1
-        # A long neuron is summed, then the next one, then the first is changed: nobody waits for sums, and a few
-        # megabytes are still in the cache.
-        ordered: list[tuple[int, ...]] = []
-        for k, (sums, _) in enumerate(self._long):
-            ordered += [*sums, *(self._long[k - 1][1] if k else [])]
-        ordered += [*(self._long[-1][1] if self._long else []), *self._whole, *self._flat]
-        self.tasks = np.array(ordered, TASK_ROW) if ordered else np.zeros(0, TASK_ROW)
+        stages = [stage for stage in (*_stages(self._long), [*self._whole, *self._flat]) if stage]
+        self.tasks = np.array(list(chain.from_iterable(stages)), TASK_ROW)
+        self._stages = list(pairwise(accumulate(map(len, stages), initial=0)))
         self.units = np.array(self._units, UNIT) if self._units else np.zeros(0, UNIT)
         self.numbers = np.zeros(max(1, self._needed))
-        counted = [x for array in (self.jobs, self.tasks, self.units) for x in (array.ctypes.data, len(array))]
-        self._arguments = (self.groups.ctypes.data, *counted, self.numbers.ctypes.data)
+        at = [x.ctypes.data for x in (self.groups, self.jobs, self.tasks, self.units, self.numbers)]
+        self._arguments = (*at[:2], len(self.jobs), *at[2:4], len(self.units), at[4])
+        self._shared: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._kept = [units for work in works for units, _ in work.measured.values()]
         self.weights = [part.w for work in works for part in work.parts]
         starts = accumulate([len(work.parts) for work in works], initial=0)
@@ -222,11 +235,11 @@ class Table:
                 unit, numbers = len(self._units), self._needed
                 self._units.append((len(parts), numbers, 0, 0))
                 self._needed += (5 * len(parts) + 4) * count
-                both = [
+                sums, changes = (
                     [(index, lane, count, *share, unit, k, kind, 0) for k, share in enumerate(parts)]
                     for kind in (SUM, APPLY)
-                ]
-                self._long.append((both[0], both[1]))
+                )
+                self._long.append(_Long(count * size, sums, changes))
 
     def fill(self, works: Sequence[Work]) -> None:
         """Write the numbers of this step, and where to write down what is measured."""
@@ -258,11 +271,50 @@ class Table:
 
     def run(self, threads: int) -> None:
         """Take the step."""
-        library().rotational_step(*self._arguments, self.worth(threads))
+        threads = self.worth(threads)
+        bounds, cursors = self._shared.get(threads) or self._share(threads)
+        stages, apart = len(bounds), cursors.shape[1]
+        library().rotational_step(*self._arguments, bounds.ctypes.data, stages, cursors.ctypes.data, apart, threads)
+
+    def _share(self, threads: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the tasks of each thread begin in each stage; and room for how far it is."""
+        tasks = self.tasks
+        costs = np.cumsum(tasks["lanes"] * tasks["segments"] * tasks["run_count"] + CALL)
+        bounds = np.empty((len(self._stages), threads + 1), np.int64)
+        for row, (start, stop) in zip(bounds, self._stages, strict=True):
+            before = costs[start - 1] if start else 0
+            shares = before + (costs[stop - 1] - before) * np.arange(1, threads) / threads
+            row[0], row[1:-1], row[-1] = start, start + np.searchsorted(costs[start:stop], shares), stop
+        cursors = np.zeros((threads, len(bounds) + LINE - len(bounds) % LINE), np.int64)
+        self._shared[threads] = bounds, cursors
+        return bounds, cursors
 
     def worth(self, threads: int) -> int:
         """How many of these threads to use: small steps are over before a second one has woken up."""
         return max(1, min(threads, self.total // THREAD + 1))
+
+
+class _Long(NamedTuple):
+    """Neurons that tasks share: how many weights they have, their sums, and the changes that wait for these."""
+
+    weights: int
+    sums: list[Row]
+    changes: list[Row]
+
+
+def _stages(long: Iterable[_Long]) -> Iterator[list[Row]]:
+    """Sums of some, then their changes, while the caches hold what they can of them."""
+    sums: list[Row] = []
+    changes: list[Row] = []
+    weights = 0
+    for one in long:
+        if weights and weights + one.weights > NEAR:
+            yield from (sums, changes)
+            sums, changes, weights = [], [], 0
+        sums += one.sums
+        changes += one.changes
+        weights += one.weights
+    yield from (sums, changes)
 
 
 def _pieces(at: Layout, lanes: int) -> list[tuple[int, int]]:

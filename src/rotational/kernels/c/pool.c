@@ -17,9 +17,12 @@ static struct {
 } pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER,
           0, 0, 0, 0, 0};
 
-/* GOMP_parallel, of OpenMP's runtime. */
+/* GOMP_parallel and omp_get_thread_num, of OpenMP's runtime. */
 typedef void Borrowed(void (*body)(void *), void *argument, unsigned threads, unsigned flags);
+typedef int Number(void);
 static Borrowed *borrowed;
+static Number *number;
+static __thread int own; /* number of a thread of ours */
 
 static void renew(void) {
     borrowed = 0; /* its threads have not come along, and it does not know */
@@ -32,8 +35,8 @@ static void renew(void) {
 
 static void once(void) { pthread_atfork(0, 0, renew); }
 
-static void *work(void *unused) {
-    (void)unused;
+static void *work(void *which) {
+    own = (int)(intptr_t)which;
     pthread_mutex_lock(&pool.lock);
     for (;;) {
         while (pool.wanted == 0) pthread_cond_wait(&pool.wake, &pool.lock);
@@ -49,10 +52,13 @@ static void *work(void *unused) {
 static pthread_once_t ready = PTHREAD_ONCE_INIT;
 
 /* From now on, use these threads. */
-void rotational_borrow(Borrowed *parallel) {
+void rotational_borrow(Borrowed *parallel, Number *which) {
     pthread_once(&ready, once);
-    borrowed = parallel;
+    borrowed = which ? parallel : 0;
+    number = which;
 }
+
+int rotational_thread(void) { return borrowed ? number() : own; }
 
 void rotational_parallel(void (*body)(void *), void *argument, int threads) {
     pthread_once(&ready, once);
@@ -68,7 +74,7 @@ void rotational_parallel(void (*body)(void *), void *argument, int threads) {
     pthread_mutex_lock(&pool.lock);
     while (pool.workers < threads - 1) {
         pthread_t thread;
-        if (pthread_create(&thread, 0, work, 0) != 0) break;
+        if (pthread_create(&thread, 0, work, (void *)(intptr_t)(pool.workers + 1)) != 0) break;
         pthread_detach(thread);
         pool.workers++;
     }

@@ -237,8 +237,10 @@ typedef struct {
     const Task *tasks;
     Unit *units;
     double *numbers;
-    int64_t count;
-    atomic_llong next;
+    const int64_t *bounds;      /* where the tasks of each thread begin in each stage, [stages, threads + 1] */
+    int64_t stages, apart;
+    atomic_ullong *cursors;     /* [threads, apart]: those of the next thread are in another line of the cache */
+    int threads;
 } Step;
 
 static void tile(const Work *work, const Task *task) {
@@ -300,7 +302,7 @@ static void apply_part(Step *step, const Work *work, const Task *task) {
     Unit *unit = &step->units[task->unit];
     Coefficients *to = &work->mine->coefficients;
     int64_t lanes = task->lanes;
-    /* Tasks are taken in their order, so whoever still sums has begun. */
+    /* Nobody comes here before all sums are taken, so whoever still sums has begun. */
     while (!atomic_load_explicit((atomic_int *)&unit->ready, memory_order_acquire)) sched_yield();
     const double *from = step->numbers + unit->numbers + unit->parts * 5 * lanes;
     for (int64_t k = 0; k < lanes; k++) {
@@ -332,6 +334,28 @@ static void as_before(unsigned state) {
 #endif
 }
 
+/* Tasks ------------------------------------------------------------------------------------------------------
+ *
+ * Stage by stage each thread takes the tasks that are its own, the same ones in every step: what it wrote then may still
+ * be in its caches, and fetching it from another's takes longer than from memory. Then it helps the others, from the
+ * other end. A cursor holds the first task that is left and, 32 bits up, the one after the last.
+ */
+static int64_t take(atomic_ullong *cursor, int last) {
+    unsigned long long now = atomic_load_explicit(cursor, memory_order_relaxed);
+    for (;;) {
+        uint32_t from = (uint32_t)now, to = (uint32_t)(now >> 32);
+        if (from >= to) return -1;
+        if (atomic_compare_exchange_weak(cursor, &now, last ? now - (1ull << 32) : now + 1)) return last ? to - 1 : from;
+    }
+}
+
+static int64_t next_of(const Step *step, int64_t stage, int me, int backwards) {
+    int64_t task = take(step->cursors + me * step->apart + stage, backwards);
+    for (int k = 1; task < 0 && k < step->threads; k++)
+        task = take(step->cursors + (me + k) % step->threads * step->apart + stage, !backwards);
+    return task;
+}
+
 static void body(void *argument) {
     static __thread Memory memory;
     Memory *mine = &memory;
@@ -340,26 +364,33 @@ static void body(void *argument) {
     Step *step = argument;
     unsigned before = quick();
     Powers powers = {0};
-    for (;;) {
-        int64_t i = atomic_fetch_add(&step->next, 1);
-        if (i >= step->count) break;
-        const Task *task = &step->tasks[i];
-        if (!step->jobs[task->job].g) continue;
-        Work work = work_of(step->groups, step->jobs, task->job, &powers, mine);
-        switch (task->kind) {
-            case TILE: tile(&work, task); break;
-            case SUM: sum(step, &work, task); break;
-            case APPLY: apply_part(step, &work, task); break;
-            default: flat(&work, task);
+    int me = rotational_thread() % step->threads;
+    for (int64_t stage = 0, i; stage < step->stages; stage++) {
+        /* What was summed last is in the cache. */
+        int backwards = step->tasks[step->bounds[stage * (step->threads + 1)]].kind == APPLY;
+        while ((i = next_of(step, stage, me, backwards)) >= 0) {
+            const Task *task = &step->tasks[i];
+            if (!step->jobs[task->job].g) continue;
+            Work work = work_of(step->groups, step->jobs, task->job, &powers, mine);
+            switch (task->kind) {
+                case TILE: tile(&work, task); break;
+                case SUM: sum(step, &work, task); break;
+                case APPLY: apply_part(step, &work, task); break;
+                default: flat(&work, task);
+            }
         }
     }
     as_before(before);
 }
 
-void ROTATIONAL_STEP(const Group *groups, Job *jobs, int64_t job_count, const Task *tasks, int64_t task_count,
-                     Unit *units, int64_t unit_count, double *numbers, int threads) {
-    Step step = {groups, jobs, tasks, units, numbers, task_count, 0};
+void ROTATIONAL_STEP(const Group *groups, Job *jobs, int64_t job_count, const Task *tasks, Unit *units,
+                     int64_t unit_count, double *numbers, const int64_t *bounds, int64_t stages, void *cursors,
+                     int64_t apart, int threads) {
+    Step step = {groups, jobs, tasks, units, numbers, bounds, stages, apart, cursors, threads};
     for (int64_t i = 0; i < unit_count; i++) units[i].done = units[i].ready = 0;
+    for (int64_t stage = 0; stage < stages; stage++, bounds += threads + 1)
+        for (int t = 0; t < threads; t++)
+            atomic_init(step.cursors + t * apart + stage, (unsigned long long)bounds[t + 1] << 32 | (uint32_t)bounds[t]);
     rotational_parallel(body, &step, threads);
     for (int64_t i = 0; i < job_count; i++) {
         if (!jobs[i].g) continue;

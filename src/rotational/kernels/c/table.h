@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define ROTATIONAL_ABI 4 /* raised with every change of these tables, and of what Python calls */
+#define ROTATIONAL_ABI 5 /* raised with every change of these tables, and of what Python calls */
 
 enum { RAW, RMS, SIGN };    /* what becomes of the filtered gradient */
 enum { NONE, F32, BF16, DITHERED }; /* how an array is stored; DITHERED is BF16, rounded at random */
@@ -54,5 +54,8 @@ typedef struct {                                /* neurons that tasks share: `pa
 
 /* Run `body(argument)` on `threads` threads, the caller's among them; it may be run by fewer. */
 void rotational_parallel(void (*body)(void *), void *argument, int threads);
+
+/* Which of these threads this is, from 0 on: the same in the next step. */
+int rotational_thread(void);
 
 #endif
