@@ -10,6 +10,10 @@
 
 #include "table.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #define INLINE static inline __attribute__((always_inline))
 
 /* The numbers of a group as single weights need them, bias corrections included. */
@@ -34,48 +38,82 @@ INLINE float load(const void *x, int64_t i, int kind) {
     return kind == F32 ? ((const float *)x)[i] : from_bits((uint32_t)((const uint16_t *)x)[i] << 16);
 }
 
-/* To the nearest, or, where DITHERED, up with the probability of what is cut off; `noise` is 16 random bits. Infinity
- * has no bits that could carry over, and NaN is left alone. */
-INLINE void store(void *x, int64_t i, float value, int kind, uint32_t noise) {
+/* To the nearest. Infinity has no bits that could carry over, and NaN is left alone. */
+INLINE void store(void *x, int64_t i, float value, int kind) {
     if (kind == F32) {
         ((float *)x)[i] = value;
         return;
     }
-    uint32_t bits = to_bits(value), up = kind == DITHERED ? noise : 0x7fff + ((bits >> 16) & 1);
-    bits += value != value ? 0 : up;
+    uint32_t bits = to_bits(value);
+    bits += value != value ? 0 : 0x7fff + ((bits >> 16) & 1);
     ((uint16_t *)x)[i] = (uint16_t)(bits >> 16);
 }
 
-/* Eight weights at once: loops over a handful of weights, which compilers make poor vectors of, are written in these. */
-typedef float Lot __attribute__((vector_size(32)));
-typedef uint32_t Bits __attribute__((vector_size(32)));
-typedef uint16_t Halves __attribute__((vector_size(16)));
+/* Weights side by side, which compilers make poor vectors of by themselves: eight for loops over a handful of them, and
+ * as many as a register holds for all others. Of the last ones of a stretch there may be fewer. */
 #define LOT 8
+#if defined(__AVX512F__)
+#define WIDE 16
+#elif defined(__AVX__)
+#define WIDE 8
+#else
+#define WIDE 4
+#endif
 
-INLINE Lot load_lot(const void *x, int64_t i, int kind) {
-    Lot lot;
-    if (kind == F32) {
-        memcpy(&lot, (const float *)x + i, sizeof lot);
-        return lot;
-    }
-    Halves halves;
-    memcpy(&halves, (const uint16_t *)x + i, sizeof halves);
-    Bits bits = __builtin_convertvector(halves, Bits) << 16;
-    memcpy(&lot, &bits, sizeof lot);
-    return lot;
-}
+typedef float Lot __attribute__((vector_size(4 * LOT)));
+typedef uint32_t Bits __attribute__((vector_size(4 * LOT)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LOT)));
+typedef double Doubles __attribute__((vector_size(8 * LOT)));
+typedef float Wide __attribute__((vector_size(4 * WIDE)));
+typedef uint32_t Marks __attribute__((vector_size(4 * WIDE)));
+typedef uint16_t Thin __attribute__((vector_size(2 * WIDE)));
 
-INLINE void store_lot(void *x, int64_t i, Lot lot, int kind) {
-    if (kind == F32) {
-        memcpy((float *)x + i, &lot, sizeof lot);
+/* Bytes of one vector, all of them or some. */
+INLINE void fetch(void *to, const void *from, int64_t all, int64_t some) {
+    if (__builtin_constant_p(some) && some == all) {
+        memcpy(to, from, (size_t)all);
         return;
     }
-    Bits bits;
-    memcpy(&bits, &lot, sizeof bits);
-    bits += (0x7fff + ((bits >> 16) & 1)) & (Bits)(lot == lot);
-    Halves halves = __builtin_convertvector(bits >> 16, Halves);
-    memcpy((uint16_t *)x + i, &halves, sizeof halves);
+#if defined(__AVX512F__)
+    if (all == 64) { /* floats; of shorter numbers masks are slow */
+        __mmask16 which = (__mmask16)((1u << (some / 4)) - 1);
+        _mm512_mask_storeu_ps(to, which, _mm512_maskz_loadu_ps(which, from));
+        return;
+    }
+#elif defined(__AVX2__)
+    if (all == 32) {
+        __m256i which = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(some / 4)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        _mm256_maskstore_ps(to, which, _mm256_maskload_ps(from, which));
+        return;
+    }
+#endif
+    memcpy(to, from, (size_t)some);
 }
+
+/* `count` of them, a constant but at the end of a stretch. `noise` is 32 random bits, of which the upper half is left to
+ * others: DITHERED rounds up with the probability of what is cut off. */
+#define STORED(name, Floats, Words, Shorts)                                                                           \
+    INLINE Floats load_##name(const void *x, int64_t i, int kind, int64_t count) {                                    \
+        Floats found = {0};                                                                                           \
+        Shorts shorts = {0};                                                                                          \
+        if (kind == F32) {                                                                                            \
+            fetch(&found, (const float *)x + i, sizeof found, count * 4);                                             \
+            return found;                                                                                             \
+        }                                                                                                             \
+        fetch(&shorts, (const uint16_t *)x + i, sizeof shorts, count * 2);                                            \
+        return (Floats)(__builtin_convertvector(shorts, Words) << 16);                                                \
+    }                                                                                                                 \
+    INLINE void store_##name(void *x, int64_t i, Floats value, int kind, Words noise, int64_t count) {                \
+        if (kind == F32) {                                                                                            \
+            fetch((float *)x + i, &value, sizeof value, count * 4);                                                   \
+            return;                                                                                                   \
+        }                                                                                                             \
+        Words bits = (Words)value, up = kind == DITHERED ? noise & 0xffff : 0x7fff + ((bits >> 16) & 1);              \
+        Shorts shorts = __builtin_convertvector((bits + (up & (Words)(value == value))) >> 16, Shorts);               \
+        fetch((uint16_t *)x + i, &shorts, sizeof shorts, count * 2);                                                  \
+    }
+STORED(lot, Lot, Bits, Halves)
+STORED(wide, Wide, Marks, Thin)
 
 /* Sums of neighbours of a, then of b, within each half. */
 #if defined(__clang__) || __GNUC__ >= 12
@@ -89,7 +127,14 @@ INLINE Lot fold(Lot a, Lot b) {
 
 INLINE Lot across(Lot a, Lot b) { return PICK(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + PICK(a, b, 4, 5, 6, 7, 12, 13, 14, 15); }
 
-typedef double Doubles __attribute__((vector_size(64)));
+/* As many as a lot has, with the same sum. */
+INLINE Lot lot_of(Wide wide) {
+    Lot lots[WIDE > LOT ? WIDE / LOT : 1] = {{0}}, sum;
+    memcpy(lots, &wide, sizeof wide);
+    sum = lots[0];
+    for (int i = 1; i < WIDE / LOT; i++) sum += lots[i];
+    return sum;
+}
 
 INLINE void add_lot(double *to, Lot lot) {
     Doubles sum;
@@ -98,30 +143,51 @@ INLINE void add_lot(double *to, Lot lot) {
     memcpy(to, &sum, sizeof sum);
 }
 
+INLINE Wide root(Wide x) {
+#if defined(__AVX512F__)
+    return (Wide)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX__)
+    return (Wide)_mm256_sqrt_ps((__m256)x);
+#elif defined(__x86_64__)
+    return (Wide)_mm_sqrt_ps((__m128)x);
+#else
+    for (int i = 0; i < WIDE; i++) x[i] = sqrtf(x[i]);
+    return x;
+#endif
+}
+
 /* 32 bits that look random, the same for the same weight and step: its mark, (number + seed) GOLDEN, stirred. Multiplying
  * carries upwards only: what is low is made of all bits before, and of all bits after. */
 #define GOLDEN 0x9e3779b1u
-INLINE uint32_t stirred(uint32_t mark) {
-    uint32_t x = (mark ^ (mark >> 7) ^ (mark >> 15)) * 0x846ca68bu;
-    return x ^ (x >> 16);
-}
-
-/* u of weight i, which has this mark; its moments are brought up to date where `keep`. */
-INLINE float direction(const Job *job, const Numbers *n, int64_t i, uint32_t mark, float w, int weights, int moments,
-                       int scale, int remembers, int keep) {
-    float g = n->sign * load(job->g, i, weights) + n->coupled * w;
-    uint32_t noise = keep && moments == DITHERED ? stirred(mark) : 0;
-    float c = n->fresh * g;
-    if (remembers) {
-        float m = load(job->m, i, moments);
-        c += n->old * m;
-        if (keep) store(job->m, i, n->decay * m + n->inflow * g, moments, noise & 0xffff);
+#define STIRRED(name, Words)                                                                                          \
+    INLINE Words name(Words mark) {                                                                                   \
+        Words x = (mark ^ (mark >> 7) ^ (mark >> 15)) * 0x846ca68bu;                                                  \
+        return x ^ (x >> 16);                                                                                         \
     }
-    if (scale == SIGN) return c != c ? c : (c > 0 ? 1.0f : 0.0f) - (c < 0 ? 1.0f : 0.0f); /* NaN stays NaN */
+STIRRED(stirred, uint32_t)
+STIRRED(all_stirred, Marks)
+
+/* u of `count` weights from i on, which have these marks; their moments are brought up to date where `keep`. What is
+ * beyond them is 0, unless there is no v to divide by. */
+INLINE Wide direction(const Job *job, const Numbers *n, int64_t i, int64_t count, Marks marks, Wide w, int weights,
+                      int moments, int scale, int remembers, int keep) {
+    Wide g = n->sign * load_wide(job->g, i, weights, count) + n->coupled * w;
+    Marks noise = marks;
+    if (keep && moments == DITHERED) noise = all_stirred(marks);
+    Wide c = n->fresh * g;
+    if (remembers) {
+        Wide m = load_wide(job->m, i, moments, count);
+        c += n->old * m;
+        if (keep) store_wide(job->m, i, n->decay * m + n->inflow * g, moments, noise, count);
+    }
+    if (scale == SIGN) {
+        Wide one = (Wide){0} + 1, up = (Wide)((Marks)one & (Marks)(c > 0)), down = (Wide)((Marks)one & (Marks)(c < 0));
+        return (Wide)((Marks)(up - down) | ((Marks)c & (Marks)(c != c))); /* NaN stays NaN */
+    }
     if (scale == RAW) return c;
-    float v = n->beta * load(job->v, i, moments) + n->share * g * g;
-    if (keep) store(job->v, i, v, moments, noise >> 16);
-    return c / (sqrtf(v) * n->root + n->eps);
+    Wide v = n->beta * load_wide(job->v, i, moments, count) + n->share * g * g;
+    if (keep) store_wide(job->v, i, v, moments, noise >> 16, count);
+    return c / (root(v) * n->root + n->eps);
 }
 
 #endif

@@ -8,7 +8,7 @@
 #define LANES 1024     /* neurons whose numbers it holds */
 #define SHORT 128      /* shorter rows share a loop over their weights */
 #define TINY 32        /* beside still shorter ones there is time to ask for all of the next box */
-#define BEGIN 512      /* weights of the next box that are asked for in any case */
+#define MEANWHILE 12   /* of the next box of longer ones it is one weight in so many that is gone over again */
 #define FEW 512        /* terms of a row that are added up in single precision (twice as many at its end) */
 #define ASKED 128      /* weights that memory is asked for at once, */
 #define AHEAD 768      /* and how many before they are needed */
@@ -42,9 +42,10 @@ typedef struct {
     float kept, lr;
 } Plain;
 
-/* The first time over the weights: one function for each way of storing and each rule ----------------------- */
+/* The first time over the weights: one function for each way of storing and each rule. It takes `lanes` neurons of
+ * `count` weights that follow each other, and adds up their sums where there are any to add to. --------------- */
 
-typedef void First(const Job *, const Numbers *, int64_t from, int64_t count, float *u, Sums *sums, int64_t lane,
+typedef void First(const Job *, const Numbers *, int64_t from, int64_t count, int64_t lanes, float *u, Sums *sums,
                    const Plain *plain);
 
 /* Processors foresee four arrays of one precision by themselves, and asking only holds them up; with fewer arrays, or
@@ -64,55 +65,83 @@ INLINE void ask(const Job *job, int64_t at, int weights, int moments, int scale,
 }
 
 typedef struct {
-    float u, w, uu, ww, uw;
+    Wide u, w, uu, ww, uw;
 } Five;
 
-/* u of weights, kept for later or used at once, and its sums. */
-INLINE Five stretch(const Job *job, const Numbers *n, int64_t from, int64_t count, uint32_t mark, float *restrict u,
-                    const Plain *plain, int weights, int moments, int scale, int remembers, int keep) {
-    Five sum = {0};
-#pragma GCC ivdep
-    for (int64_t i = 0; i < count; i++, mark += GOLDEN) {
-        float w = load(job->w, from + i, weights);
-        float x = direction(job, n, from + i, mark, w, weights, moments, scale, remembers, keep);
-        if (plain) store(job->w, from + i, plain->kept * w - plain->lr * x, weights, 0);
-        else u[i] = x;
-        sum.u += x, sum.w += w, sum.uu += x * x, sum.ww += w * w, sum.uw += x * w;
-    }
-    return sum;
+/* u of `count` weights, which a vector holds, kept for later or used at once, and its sums. */
+INLINE void piece(const Job *job, const Numbers *n, int64_t at, int64_t count, Marks marks, float *restrict u, Five *sum,
+                  const Plain *plain, int weights, int moments, int scale, int remembers, int keep) {
+    Wide w = load_wide(job->w, at, weights, count);
+    Wide x = direction(job, n, at, count, marks, w, weights, moments, scale, remembers, keep);
+    if (plain) store_wide(job->w, at, plain->kept * w - plain->lr * x, weights, marks, count);
+    else store_wide(u, 0, x, F32, marks, count);
+    if (!sum) return;
+    for (int64_t k = count; k < WIDE; k++) x[k] = 0; /* not 0/0, where eps is 0 */
+    sum->u += x, sum->w += w, sum->uu += x * x, sum->ww += w * w, sum->uw += x * w;
 }
 
-INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t count, float *restrict u, Sums *sums,
-                  int64_t lane, const Plain *plain, int weights, int moments, int scale, int remembers, int keep) {
+/* Sums so far go to double. */
+INLINE void settle(Five *sum, double (*totals)[LOT]) {
+    add_lot(totals[0], lot_of(sum->u)), add_lot(totals[1], lot_of(sum->w)), add_lot(totals[2], lot_of(sum->uu));
+    add_lot(totals[3], lot_of(sum->ww)), add_lot(totals[4], lot_of(sum->uw));
+    *sum = (Five){{0}};
+}
+
+/* All that was added up for one neuron; `totals` where `settled`. */
+INLINE void finish(const Five *sum, double (*totals)[LOT], int settled, Sums *sums, int64_t lane) {
+    Lot four = fold(fold(lot_of(sum->u), lot_of(sum->w)), fold(lot_of(sum->uu), lot_of(sum->ww)));
+    Lot one = fold(lot_of(sum->uw), lot_of(sum->uw));
+    double *to[5] = {sums->u + lane, sums->w + lane, sums->uu + lane, sums->ww + lane, sums->uw + lane};
+    for (int i = 0; i < 4; i++) *to[i] += (double)(four[i] + four[4 + i]);
+    *to[4] += (double)((one[0] + one[1]) + (one[4] + one[5]));
+    for (int i = 0; settled && i < 5; i++) {
+        double more = 0;
+        for (int k = 0; k < LOT; k++) more += totals[i][k];
+        *to[i] += more;
+    }
+}
+
+INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t count, int64_t lanes, float *restrict u,
+                  Sums *sums, const Plain *plain, int weights, int moments, int scale, int remembers, int keep) {
     /* Copies, which no store can change: they stay in registers. */
     const Job here = *at, *job = &here;
     const Numbers own = *numbers, *n = &own;
     const Plain now = plain ? *plain : (Plain){0};
     int alone = foreseen(weights, moments, scale);
-    int64_t most = alone ? FEW : ASKED;
-    uint32_t mark = ((uint32_t)from + n->seed) * GOLDEN; /* counted beside the weights, and so never multiplied */
-    double su = 0, sw = 0, suu = 0, sww = 0, suw = 0;
-    for (int64_t done = 0, some; done < count; done += some, mark += (uint32_t)some * GOLDEN) {
-        some = count - done < 2 * most ? count - done : most; /* no tail that is all ends */
-        if (!alone) ask(job, from + done + AHEAD, weights, moments, scale, remembers);
-#define STRETCH(to, plain) stretch(job, n, from + done, some, mark, to, plain, weights, moments, scale, remembers, keep)
-        if (sums) {
-            Five sum = STRETCH(u + done, 0);
-            su += sum.u, sw += sum.w, suu += sum.uu, sww += sum.ww, suw += sum.uw;
-        } else if (keep && plain) {
-            STRETCH(0, &now);
-        } else {
-            STRETCH(u + done, 0);
+    int64_t most = alone ? FEW : ASKED, end = count / WIDE * WIDE;
+    Marks ones; /* counted beside the weights, and so never multiplied */
+    for (uint32_t k = 0; k < WIDE; k++) ones[k] = k * GOLDEN;
+#define PIECE(i, count, to, sum, plain)                                                                               \
+    piece(job, n, from + i, count, marks, to, sum, plain, weights, moments, scale, remembers, keep)
+#define EITHER_WAY(i, count)                                                                                          \
+    if (sums) PIECE(i, count, u + i, &sum, 0);                                                                        \
+    else if (keep && plain) PIECE(i, count, 0, 0, &now);                                                              \
+    else PIECE(i, count, u + i, 0, 0)
+    for (int64_t lane = 0; lane < lanes; lane++, from += count, u += count) {
+        Marks marks = ones + ((uint32_t)from + n->seed) * GOLDEN;
+        Five sum = {{0}};
+        double totals[5][LOT];
+        int settled = 0;
+        for (int64_t done = 0, some; done < end; done += some) {
+            some = end - done < 2 * most ? end - done : most;
+            if (!alone) ask(job, from + done + AHEAD, weights, moments, scale, remembers);
+            for (int64_t i = done; i < done + some; i += WIDE, marks += WIDE * GOLDEN) EITHER_WAY(i, WIDE);
+            if (sums && done / FEW < (done + some) / FEW && done + some < end) {
+                if (!settled) memset(totals, 0, sizeof totals);
+                settle(&sum, totals), settled = 1;
+            }
         }
+        if (end < count) {
+            EITHER_WAY(end, count - end);
+        }
+        if (sums) finish(&sum, totals, settled, sums, lane);
     }
-    if (!sums) return;
-    sums->u[lane] += su, sums->w[lane] += sw, sums->uu[lane] += suu, sums->ww[lane] += sww, sums->uw[lane] += suw;
 }
 
 #define FIRST(name, ...)                                                                                              \
-    static void name(const Job *job, const Numbers *n, int64_t from, int64_t count, float *u, Sums *s, int64_t lane,  \
+    static void name(const Job *job, const Numbers *n, int64_t from, int64_t count, int64_t lanes, float *u, Sums *s, \
                      const Plain *plain) {                                                                            \
-        first(job, n, from, count, u, s, lane, plain, __VA_ARGS__);                                                   \
+        first(job, n, from, count, lanes, u, s, plain, __VA_ARGS__);                                                  \
     }
 #define KEPT_OR_NOT(name, ...) FIRST(name##_look, __VA_ARGS__, 0) FIRST(name##_keep, __VA_ARGS__, 1)
 #define REMEMBERED_OR_NOT(name, ...) KEPT_OR_NOT(name##_plain, __VA_ARGS__, 0) KEPT_OR_NOT(name##_memory, __VA_ARGS__, 1)
@@ -152,8 +181,8 @@ INLINE void few(const Job *job, int64_t from, const float *u, Sums *sums, int64_
 INLINE void want(const void *a, const void *b, int64_t from, int64_t count, int kind) {
     int64_t size = kind == F32 ? 4 : 2;
     for (int64_t i = from * size; i < (from + count) * size; i += 64) {
-        if (a) __builtin_prefetch((const char *)a + i, 0, 2);
-        if (b) __builtin_prefetch((const char *)b + i, 0, 2);
+        if (a) __builtin_prefetch((const char *)a + i, 0, 3);
+        if (b) __builtin_prefetch((const char *)b + i, 0, 3);
     }
 }
 
@@ -165,11 +194,12 @@ typedef struct {
  * were counted before, or, where the run is shorter, some of the next neuron: they are taken out. */
 INLINE Lots row(const void *all, int64_t at, const float *x, int64_t run, Bits counts, int weights) {
     int64_t last = run < LOT ? 0 : run - LOT;
-    Lot u = (Lot)((Bits)load_lot(x, last, F32) & counts), w = (Lot)((Bits)load_lot(all, at + last, weights) & counts);
+    Lot u = (Lot)((Bits)load_lot(x, last, F32, LOT) & counts);
+    Lot w = (Lot)((Bits)load_lot(all, at + last, weights, LOT) & counts);
     Lots s = {u, w, u * u, w * w, u * w};
     for (int64_t i = 0; i + LOT < run; i += LOT) {
         NARROW;
-        u = load_lot(x, i, F32), w = load_lot(all, at + i, weights);
+        u = load_lot(x, i, F32, LOT), w = load_lot(all, at + i, weights, LOT);
         s.u += u, s.w += w, s.uu += u * u, s.ww += w * w, s.uw += u * w;
     }
     return s;
@@ -215,7 +245,7 @@ INLINE void columns(const Job *job, int64_t from, const float *u, Sums *sums, in
             int64_t end = segments - block < LONG ? segments : block + LONG;
             Lot zero = {0}, su = zero, sw = zero, suu = zero, sww = zero, suw = zero;
             for (int64_t s = block; s < end; s++) {
-                Lot ul = load_lot(u, s * lanes + k, F32), wl = load_lot(job->w, from + s * stride + k, weights);
+                Lot ul = load_lot(u, s * lanes + k, F32, LOT), wl = load_lot(job->w, from + s * stride + k, weights, LOT);
                 su += ul, sw += wl, suu += ul * ul, sww += wl * wl, suw += ul * wl;
             }
             add_lot(sums->u + k, su), add_lot(sums->w + k, sw), add_lot(sums->uu + k, suu);
@@ -266,28 +296,32 @@ INLINE void second(const Job *job, int64_t from, const Coefficients *to, const f
 #pragma GCC ivdep
         for (int64_t k = 0; k < lanes; k++) {
             double w = to->a[k] * load(all, from + k, weights) + to->b[k] * u[k] + to->c[k];
-            store(all, from + k, (float)w, weights, 0);
+            store(all, from + k, (float)w, weights);
         }
         return;
     }
     for (int64_t k = 0; k < lanes; k++) {
         int64_t at = from + k * run;
-        if (next) want(job->m, job->v, next + k * run, run, job->moments);
+        if (next) {
+            int64_t some = run < TINY ? run : run / MEANWHILE;
+            want(job->m, job->v, next + k * some, some, job->moments);
+            if (run >= TINY) want(job->g, job->w, next + k * some, some, job->weights);
+        }
         const float *x = u + k * run;
         double a = to->a[k], b = to->b[k], c = to->c[k];
         if (to->nearly[k] || run < LOT) { /* b u and a w nearly cancel */
             for (int64_t i = 0; i < run; i++) {
                 NARROW;
-                store(all, at + i, (float)(a * load(all, at + i, weights) + b * x[i] + c), weights, 0);
+                store(all, at + i, (float)(a * load(all, at + i, weights) + b * x[i] + c), weights);
             }
             continue;
         }
         float af = (float)a, bf = (float)b, cf = (float)c;
-        /* The last lot overlaps the one before: it is read first and written last. */
-        Lot last = af * load_lot(all, at + run - LOT, weights) + bf * load_lot(x, run - LOT, F32) + cf;
-        for (int64_t i = 0; i < run - LOT; i += LOT)
-            store_lot(all, at + i, af * load_lot(all, at + i, weights) + bf * load_lot(x, i, F32) + cf, weights);
-        store_lot(all, at + run - LOT, last, weights);
+        /* The last ones overlap those before: they are read first and written last. */
+#define TURNED(i) af * load_lot(all, at + (i), weights, LOT) + bf * load_lot(x, i, F32, LOT) + cf
+        Lot last = TURNED(run - LOT);
+        for (int64_t i = 0; i < run - LOT; i += LOT) store_lot(all, at + i, TURNED(i), weights, (Bits){0}, LOT);
+        store_lot(all, at + run - LOT, last, weights, (Bits){0}, LOT);
     }
 }
 

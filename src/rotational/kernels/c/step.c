@@ -91,14 +91,13 @@ static void first_of(const Work *work, const Task *box, First *over, int summed,
     Sums *sums = &work->mine->sums;
     if (summed) clear(sums, box->lanes);
     if (box->segments == 1 && job->run >= SHORT) {
-        for (int64_t k = 0; k < box->lanes; k++)
-            over(job, &work->numbers, at + k * job->run, box->run_count, u + k * job->run, summed ? sums : 0, k, 0);
+        over(job, &work->numbers, at, box->run_count, box->lanes, u, summed ? sums : 0, 0);
         return;
     }
     int64_t wide = box->lanes * box->run_count, calls = box->segments, count = wide;
     if (wide == job->segment_stride) calls = 1, count = box->segments * wide; /* one stretch of memory */
     for (int64_t s = 0; s < calls; s++)
-        over(job, &work->numbers, at + s * job->segment_stride, count, u + s * wide, 0, 0, 0);
+        over(job, &work->numbers, at + s * job->segment_stride, count, 1, u + s * wide, 0, 0);
     if (summed) sums_of(job, at, work->mine, box->segments, box->lanes, box->run_count, next);
 }
 
@@ -256,18 +255,14 @@ static void tile(const Work *work, const Task *task) {
         first_of(work, &box, work->keep, 1, tiny ? next : 0);
         sharpen(work, &box);
         numbers_of(work, box.lane, box.lanes);
-        if (next && !tiny) { /* while this box is gone over again, the processor does not foresee the next one */
-            want(job->g, job->w, next, BEGIN, job->weights);
-            want(job->m, job->v, next, BEGIN, job->moments);
-        }
-        second_of(work, &box, tiny ? next : 0);
+        second_of(work, &box, next);
     }
 }
 
 static void flat(const Work *work, const Task *task) {
     const Group *g = work->group;
     const Plain plain = {(float)g->kept, (float)g->lr};
-    work->keep(work->job, &work->numbers, task->run_from, task->run_count, 0, 0, 0, &plain);
+    work->keep(work->job, &work->numbers, task->run_from, task->run_count, 1, 0, 0, &plain);
 }
 
 /* Sums of a part; the last part to come adds them all up, in their order, and works out how to go on. */
