@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -63,8 +63,11 @@ def measured(params: list[nn.Parameter], weights: Weights) -> Step:
     group = {"params": params, "neurons": [neurons for _, neurons in weights]}
     optimizer = rotational.AdamW([group], lr=LR, weight_decay=DECAY)
 
+    tables: Mapping[Tensor, Tensor] | None = None
+
     def step() -> None:
-        optimizer.measure(units)
+        nonlocal tables
+        tables = optimizer.measure(units, out=tables)
         optimizer.step()
 
     return step

@@ -262,6 +262,62 @@ def test_what_a_refused_step_was_to_measure_is_measured_by_no_other():
     assert table.isnan().all()
 
 
+def test_tables_that_are_given_back_are_filled_again():
+    p, q = linear(), linear()
+    opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1, fused="native")
+    opt.step()
+    asked = {p: ROWS, q: ROWS}
+    first = opt.measure(asked)
+    opt.step()
+    kept = {w: table.clone() for w, table in first.items()}
+    again = opt.measure(dict(asked), out=first)
+    assert again is first
+    before = p.detach().clone()
+    opt.step()
+    cosine = torch.cosine_similarity(before.double(), p.detach().double(), dim=1)
+    torch.testing.assert_close(first[p][0].double(), cosine.clamp(max=1).acos(), rtol=1e-3, atol=1e-5)
+    assert not any(torch.equal(first[w], table) for w, table in kept.items())
+
+
+def test_tables_that_no_longer_fit_are_made_anew():
+    p, q = linear(), linear()
+    opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1, fused="native")
+    opt.step()
+    first = opt.measure({p: ROWS, q: ROWS})
+    opt.step()
+    kept = {w: table.clone() for w, table in first.items()}
+    only = opt.measure({p: ROWS}, out=first)  # others
+    assert list(only) == [p]
+    assert only[p] is not first[p]
+    beside = opt.measure({p: ROWS, q: ROWS}, out=first)  # somebody else has asked for this step
+    assert beside is not first
+    assert beside[p] is only[p]
+    opt.step()
+    assert all(torch.equal(first[w], table) for w, table in kept.items())
+    second = opt.measure({p: ROWS, q: ROWS})
+    opt.step()
+    q.grad = None
+    assert list(opt.measure({p: ROWS, q: ROWS}, out=second)) == [p]
+    opt.step()
+    with pytest.raises(TypeError, match=r"measure\(out=dict\): expected what an earlier call"):
+        opt.measure({p: ROWS}, out={p: torch.empty(4, len(p))})
+
+
+def test_a_table_that_was_given_back_may_lie_elsewhere():
+    p = linear()
+    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1, fused="native")
+    opt.step()
+    tables = opt.measure({p: ROWS})
+    opt.step()
+    old = tables[p].data
+    tables[p].data = torch.full_like(old, math.nan)
+    kept = old.clone()
+    assert opt.measure({p: ROWS}, out=tables) is tables
+    opt.step()
+    assert torch.equal(old, kept)
+    assert not tables[p].isnan().any()
+
+
 # Layouts and choice ------------------------------------------------------------------------------------------
 
 

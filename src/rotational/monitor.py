@@ -115,6 +115,7 @@ class Log:
         self._watched: dict[str, _Watched] = {}
         self._before: dict[str, Tensor] = {}
         self._tables: dict[str, Tensor] = {}
+        self._filled: Mapping[Tensor, Tensor] | None = None  # those of the last time, copied from and free to be filled
         self._run = records.Run(
             title=title or f"{type(model).__name__} under {type(optimizer).__name__}",
             optimizer=f"{type(optimizer).__module__}.{type(optimizer).__qualname__}",
@@ -183,10 +184,10 @@ class Log:
             self._look_again(optimizer)
             # What the optimizer's own step can write down needs no clone.
             asked = {x.p: x.units for x in self._watched.values()}
-            measure: Callable[..., dict[Tensor, Tensor]] | None = getattr(optimizer, "measure", None)
-            tables = {} if measure is None else measure(asked)
+            measure: Callable[..., Mapping[Tensor, Tensor]] | None = getattr(optimizer, "measure", None)
+            tables = self._filled = None if measure is None else measure(asked, out=self._filled)
             for name, watched in self._watched.items():
-                if watched.p in tables:
+                if tables is not None and watched.p in tables:
                     self._tables[name] = tables[watched.p]
                 elif watched.p.requires_grad or watched.p.grad is not None:
                     self._before[name] = watched.p.detach().clone()

@@ -150,14 +150,20 @@ class Native:
 
     def __init__(self) -> None:
         self._lists: list[list[Part]] = []
+        self._measured: list[dict[int, tuple[Neurons, Tensor]]] = []
+        self._asked: tuple[tuple[int, ...], ...] = ()
         self._tables: dict[tuple[tuple[int, ...], ...], Table] = {}
 
     def step(self, works: Sequence[Work]) -> None:
         """Take one step of all groups (see `work.Kernel`)."""
         lists = [work.parts for work in works]
         known = identical(lists, self._lists)
-        # What is measured is known by its objects, which its table keeps.
-        asked = tuple((*work.measured, *[id(units) for units, _ in work.measured.values()]) for work in works)
+        measured = [work.measured for work in works]
+        if not identical(measured, self._measured):
+            # What is measured is known by its objects, which its table keeps.
+            self._asked = tuple((*one, *[id(units) for units, _ in one.values()]) for one in measured)
+            self._measured = measured
+        asked = self._asked
         if not known or (asked not in self._tables and len(self._tables) > MOST):
             self._tables, self._lists = {}, lists
         table = self._tables.get(asked)
@@ -211,6 +217,7 @@ class Table:
         starts = accumulate([len(work.parts) for work in works], initial=0)
         self._measured = [start + j for start, work in zip(starts, works, strict=False) for j in work.measured]
         self._written: list[tuple[float, ...]] = []
+        self._outs: list[int] = []
         self._fresh = [part for work in works for part in work.parts] if self.jobs["fresh"].any() else []
 
     def _cut(self, index: int, at: Layout, units: Neurons | None) -> None:
@@ -250,7 +257,9 @@ class Table:
             self.jobs["fresh"] = [part.fresh for part in self._fresh]
             self._fresh = self._fresh if self.jobs["fresh"].any() else []
         if self._measured:
-            self.jobs["out"][self._measured] = [out.data_ptr() for work in works for _, out in work.measured.values()]
+            outs = [out.data_ptr() for work in works for _, out in work.measured.values()]
+            if outs != self._outs:
+                self.jobs["out"][self._measured] = self._outs = outs
 
     def gradients(self, works: Sequence[Work]) -> list[Tensor | None]:
         """Write down where the gradients of this step lie: autograd's own as their weights do; others are copied."""

@@ -23,13 +23,11 @@ from rotational.kernels.work import Work
 from rotational.neurons import Neurons
 from rotational.optim import checkpoint, fits
 from rotational.optim.bound import Bound, Group, Options, told
+from rotational.optim.measuring import Asked, tables_for
 from rotational.optim.seen import Seen
 from rotational.optim.turning import center_, lengths, noted, units_of
 from rotational.rule import Rule
 from rotational.scale import Rms
-
-_Asked = dict[int, tuple[Neurons, Tensor]]
-"""Parameters (each by its id) that the next step is to measure: by which neurons, and into which table."""
 
 
 class _Plan(NamedTuple):
@@ -87,7 +85,7 @@ class RotationalOptimizer(Optimizer):
         """Forget what was worked out for earlier steps: the state may have become another."""
         self._bounds: list[Bound | None] = []
         self._kernels, self._seen = Kernels(), Seen()
-        self._asked: _Asked = {}
+        self._asked: Asked = {}
         self._read = sorted(defaults.keys() - {"lr", "weight_decay", "rotation"})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -211,7 +209,9 @@ class RotationalOptimizer(Optimizer):
                 plan.group["held"] = plan.rotation if plan.turning and isinstance(plan.rotation, float) else None
         return loss
 
-    def measure(self, neurons: Mapping[Tensor, Neurons]) -> dict[Tensor, Tensor]:
+    def measure(
+        self, neurons: Mapping[Tensor, Neurons], out: Mapping[Tensor, Tensor] | None = None
+    ) -> Mapping[Tensor, Tensor]:
         """Have the next step write down how the neurons of these parameters change, at no further pass over them.
 
         Returns, for the parameters of which it can, the tables that the step will fill: [4, neurons], the rows being
@@ -219,25 +219,23 @@ class RotationalOptimizer(Optimizer):
         where the step is taken with torch's own operations, before a parameter's first step, in low precision (where
         rounding is part of the change), and for neurons other than those that turn or that are measured already.
 
+        `out` is what an earlier call returned and is no longer needed: the step writes to the same tables again, if
+        they are what would be made now. Raises TypeError where it is anything else.
+
         >>> import rotational, torch
         >>> from rotational.neurons import ROWS
-        >>> layer = torch.nn.Linear(8, 4, bias=False)
+        >>> layer, tables = torch.nn.Linear(8, 4, bias=False), None
         >>> opt = rotational.AdamW(layer.parameters(), lr=1e-3, weight_decay=0.1, update_memory=0)
-        >>> for _ in range(2):
+        >>> for _ in range(3):
         ...     layer(torch.randn(2, 8)).sum().backward()
-        ...     tables = opt.measure({layer.weight: ROWS})
+        ...     tables = opt.measure({layer.weight: ROWS}, out=tables)
         ...     opt.step()
         >>> [round(angle, 6) for table in tables.values() for angle in table[0].tolist()]    # atan(rotation)
         [0.003244, 0.003244, 0.003244, 0.003244]
         """
-        tables: dict[Tensor, Tensor] = {}
-        for bound in filter(None, self._bounds):
-            for p, units, count in bound.measured(neurons):
-                if p.grad is not None:
-                    # Of two who ask for the same in one step, both see the same table.
-                    known, table = self._asked.setdefault(id(p), (units, _table(count, p)))
-                    if known is units or known == units:
-                        tables[p] = table
+        found = [bound.measured(neurons) for bound in self._bounds if bound is not None]
+        tables = tables_for(found, self._asked, out)
+        self._asked = tables.asked
         return tables
 
     def _gradients(self, index: int, group: Group) -> tuple[list[Tensor | None], np.ndarray | None]:
@@ -329,7 +327,7 @@ class RotationalOptimizer(Optimizer):
             name = _name(plan.group, i)
             plan.bound.take_in(i, self.state[plan.group["params"][i]], type(self).__name__, name)
 
-    def _works(self, plan: _Plan, asked: _Asked) -> list[tuple[str, Work]]:
+    def _works(self, plan: _Plan, asked: Asked) -> list[tuple[str, Work]]:
         group, bound = plan.group, plan.bound
         works: list[tuple[str, Work]] = []
         for rung, (indices, parts) in bound.shares().items():
@@ -348,9 +346,7 @@ class RotationalOptimizer(Optimizer):
                 places=None if bound.apart else plan.places_of(indices),
             )
             if asked:
-                for j, i in enumerate(indices):
-                    if (table := asked.get(id(group["params"][i]))) is not None:
-                        _ask(work, j, *table)
+                work.measured = bound.asked(rung, asked, work.grads)
             works.append((rung, work))
         return works
 
@@ -377,18 +373,6 @@ class RotationalOptimizer(Optimizer):
             checkpoint.restore_options(group, before)
         checkpoint.restore_state(self, state_dict)
         self._remember_nothing(self.defaults)
-
-
-def _ask(work: Work, j: int, units: Neurons, table: Tensor) -> None:
-    """Have part j measured; one that has lost its gradient since stays as it is."""
-    if work.grads[j] is not None:
-        work.measured[j] = units, table
-    else:
-        table.zero_()[1] = units.norm(work.parts[j].w).reshape(-1)
-
-
-def _table(count: int, p: Tensor) -> Tensor:
-    return torch.empty(4, count, dtype=torch.float32, device=p.device)
 
 
 def _name(group: Group, index: int, where: str = "its group") -> str:

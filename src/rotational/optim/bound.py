@@ -13,9 +13,11 @@ from torch import Tensor
 from rotational import _check
 from rotational.control import Control
 from rotational.kernels.choose import choose, measures
+from rotational.kernels.pages import zeros_like
 from rotational.kernels.work import Part, identical, own, sharded
 from rotational.neurons import Neurons
 from rotational.optim import fits
+from rotational.optim.measuring import Asked, Found
 from rotational.optim.turning import noted
 from rotational.rule import Rule
 from rotational.scale import Rms
@@ -97,7 +99,8 @@ class Bound:
         self._rungs: list[tuple[str, str]] = [("", "")] * len(units)
         self._waiting: list[int] | None = None  # those without a part, when nothing else was outdated
         self._shares: dict[str, tuple[list[int], list[Part]]] | None = None
-        self._measured: tuple[list[Any], list[tuple[Tensor, Neurons, int]]] | None = None
+        self._measured: tuple[list[Any], Found] | None = None
+        self._asked: dict[str, tuple[Asked, Asked]] = {}  # by rung: what was asked for, and what that is of its parts
         self._memory_key = memory_key
         moments = [(memory_key, rule.memory.old != 0), ("exp_avg_sq", isinstance(rule.scale, Rms))]
         self._moments = [key for key, used in moments if used]
@@ -144,7 +147,7 @@ class Bound:
         dtype = self.group["moment_dtype"] or p.dtype
         for key in self._moments:
             if state.get(key) is None:
-                state[key] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+                state[key] = zeros_like(p, dtype)
         if units is None:
             for key in ("norm", "update_rms", "turns"):  # once it turns again, its length is noted anew
                 state.pop(key, None)
@@ -173,6 +176,7 @@ class Bound:
         self._made_of[i] = [p, *map(state.get, self._keys)]
         self._places[i] = _places(self._made_of[i])
         self._shares = self._measured = None
+        self._asked = {}
 
     def foresee(self, call: str, names: Sequence[str]) -> None:
         """Say what will take the steps; raises ValueError where `fused` demands what is not to be had."""
@@ -225,17 +229,38 @@ class Bound:
             if (part := self._parts[i]) is not None:
                 part.fresh = False
 
-    def measured(self, neurons: Mapping[Tensor, Neurons]) -> list[tuple[Tensor, Neurons, int]]:
-        """Parameters whose step can write down how these neurons change, and how many each has."""
+    def measured(self, neurons: Mapping[Tensor, Neurons]) -> Found:
+        """Parameters whose step can write down how these neurons change; the same list until something changes."""
         given = [*neurons, *neurons.values()]
         if self._measured is None or not identical(given, self._measured[0]):
-            found: list[tuple[Tensor, Neurons, int]] = []
+            found: Found = []
             for i, p in enumerate(self.group["params"]):
                 units = neurons.get(p)
                 if units is not None and (count := self._count(i, units)) is not None:
                     found.append((p, units, count))
             self._measured = given, found
         return self._measured[1]
+
+    def asked(self, rung: str, asked: Asked, grads: Sequence[Tensor | None]) -> Asked:
+        """What was asked for of the parts that a rung has, by their numbers; one that has lost its gradient since stays
+        as it is."""
+        known = self._asked.get(rung)
+        if known is not None and known[0] is asked and all(grads[j] is not None for j in known[1]):
+            return known[1]
+        found: Asked = {}
+        lost = False
+        indices, parts = self.shares()[rung]
+        for j, i in enumerate(indices):
+            if (one := asked.get(id(self.group["params"][i]))) is None:
+                continue
+            if grads[j] is not None:
+                found[j] = one
+            else:
+                lost = True
+                one[1].zero_()[1] = one[0].norm(parts[j].w).reshape(-1)
+        if not lost:
+            self._asked[rung] = asked, found
+        return found
 
     def _count(self, i: int, neurons: Neurons) -> int | None:
         """How many neurons of parameter i its step can write down; None where it cannot, or not for these."""

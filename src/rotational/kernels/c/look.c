@@ -20,10 +20,10 @@ typedef struct {
 typedef int Tell(void *tensor, Told *told);       /* DLPackDLTensorFromPyObjectNoSync; not 0 where it raises */
 typedef void *Get(void *list, ptrdiff_t index);   /* PyList_GetItem */
 
-static uint64_t mixed(uint64_t sum, uint64_t more) {
-    uint64_t x = (sum ^ more) * 0x9e3779b97f4a7c15u;
-    return x ^ (x >> 32);
-}
+/* Sizes and strides are small, and the numbers they are multiplied with are not: no two ways give one sum. */
+#define SIZE 0x9e3779b97f4a7c15u
+#define STRIDE 0xc2b2ae3d27d4eb4fu
+#define NEXT 0xd6e8feb86659fd93u
 
 /* Fill three rows of `count` numbers: which object it is, where it lies, and a number for how: two that differ in
  * shape, strides, precision or device have different ones. All are 0 of None but the first; what has no entries lies
@@ -36,16 +36,17 @@ int64_t rotational_look(Tell *tell, Get *get, void *list, int64_t count, void *n
             Told told;
             if (tell(object, &told)) return i;
             int64_t entries = 1;
-            uint64_t sum = mixed((uint64_t)told.device << 32 | (uint32_t)told.device_index,
-                                 (uint64_t)told.dims << 32 | (uint64_t)told.code << 24 | (uint64_t)told.bits << 16 | told.width);
+            uint64_t kind = (uint64_t)told.dims << 32 | (uint64_t)told.code << 24 | (uint64_t)told.bits << 16 | told.width;
+            uint64_t sum = ((uint64_t)told.device << 32 | (uint32_t)told.device_index) * SIZE + kind * STRIDE;
             for (int32_t d = 0; d < told.dims; d++) {
                 entries *= told.shape[d];
                 /* Nobody goes along an axis of one entry. */
-                sum = mixed(mixed(sum, (uint64_t)told.shape[d]), told.shape[d] == 1 ? 0 : (uint64_t)told.strides[d]);
+                uint64_t stride = told.shape[d] == 1 ? 0 : (uint64_t)told.strides[d];
+                sum = sum * NEXT + (uint64_t)told.shape[d] * SIZE + stride * STRIDE;
             }
             address = entries ? (int64_t)(intptr_t)told.data + (int64_t)told.offset : 1;
             if (!address) return i;
-            how = (int64_t)(sum | 1);
+            how = (int64_t)(sum << 1 | 1);
         }
         found[i] = (int64_t)(intptr_t)object, found[count + i] = address, found[2 * count + i] = how;
     }
