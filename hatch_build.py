@@ -22,7 +22,7 @@ LIBRARY = KERNELS / "_native.so"
 # Not -ffast-math: in a shared library that makes the whole process flush small numbers to zero, and it forgets NaN.
 FLAGS = [
     *("-std=c11", "-O3", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno"),
-    *("-Wno-psabi", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math"),
+    *("-Wno-psabi", "-fno-trapping-math", "-fno-signed-zeros"),
 ]
 # The step is compiled once for each, and `c/entry.c`, which asks for just these, chooses when it is called.
 SETS = {"base": [], "v3": ["-mavx2", "-mfma"]}

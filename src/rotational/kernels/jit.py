@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rotational.kernels import native
-from rotational.kernels.native import APPLY, FLAT, SUM, TASK_ROW, Native, Table
+from rotational.kernels.native import APPLY, FLAT, SHARE, SUM, TASK_ROW, Native, Table
 from rotational.kernels.work import Part, Work
 
 FINISH, COUNT = FLAT + 1, FLAT + 2
@@ -57,6 +57,8 @@ class Numba(Native):
 
 class _Plan(Table):
     """The tables of the C library, with its tasks in the order in which threads have to meet."""
+
+    run_share = SHARE  # what its scratch holds
 
     def __init__(self, works: Sequence[Work], scratch: list[np.ndarray]) -> None:
         super().__init__(works)

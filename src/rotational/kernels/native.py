@@ -30,6 +30,9 @@ SCRATCH, LANES, SHARE, CLOSE, THREAD = 32768, 1024, 16384, 64, 1 << 17
 """As in c/passes.h: weights and neurons of a box. Then weights of a share of a long neuron, and how many must lie
 together for memory to be read well; and weights for which another thread is worth its start."""
 
+RUN = 1 << 16
+"""Weights of a share of a long neuron that is all one run, of which C keeps nothing between its sums and its change."""
+
 LINE = 8
 """Numbers in a line of the cache."""
 
@@ -182,6 +185,8 @@ class Native:
 class Table:
     """What the library reads: groups (one for the neurons of each work, one for the rest), jobs, tasks and units."""
 
+    run_share = RUN
+
     def __init__(self, works: Sequence[Work]) -> None:
         self.groups = np.zeros(2 * len(works), GROUP)
         self.jobs = np.zeros(sum(len(work.parts) for work in works), JOB)
@@ -226,7 +231,9 @@ class Table:
         if units is None:
             for start in range(0, size, self._task):
                 self._flat.append((index, 0, 1, 0, 1, start, min(self._task, size - start), 0, 0, FLAT, 0))
-        elif size <= SCRATCH and (at.segments == 1 or SCRATCH // size * at.run >= min(CLOSE, at.lanes * at.run)):
+        elif (at.segments == 1 and size <= max(SCRATCH, self.run_share)) or (
+            size <= SCRATCH and SCRATCH // size * at.run >= min(CLOSE, at.lanes * at.run)
+        ):
             lanes = max(1, self._task // size)
             if at.segments > 1 and lanes > CLOSE:
                 lanes -= lanes % CLOSE  # then a box begins where a line of the cache does
@@ -238,7 +245,7 @@ class Table:
             # Columns go together, so that whole stretches of memory are read.
             lanes = max(1, min(LANES, SHARE // at.run)) if at.segments > 1 else 1
             for lane, count in _pieces(at, lanes):
-                parts = _shares(at, count)
+                parts = _shares(at, count, self.run_share)
                 unit, numbers = len(self._units), self._needed
                 self._units.append((len(parts), numbers, 0, 0))
                 self._needed += (5 * len(parts) + 4) * count
@@ -335,10 +342,10 @@ def _pieces(at: Layout, lanes: int) -> list[tuple[int, int]]:
     ]
 
 
-def _shares(at: Layout, lanes: int) -> list[tuple[int, int, int, int]]:
+def _shares(at: Layout, lanes: int, run_share: int) -> list[tuple[int, int, int, int]]:
     """(segment, segments, run from, run count) of the parts of neurons that are too long for one task."""
     if at.segments == 1:
-        return [(0, 1, start, min(SHARE, at.run - start)) for start in range(0, at.run, SHARE)]
+        return [(0, 1, start, min(run_share, at.run - start)) for start in range(0, at.run, run_share)]
     most = max(1, SHARE // (lanes * at.run))
     return [(start, min(most, at.segments - start), 0, at.run) for start in range(0, at.segments, most)]
 

@@ -18,7 +18,7 @@
 
 /* The numbers of a group as single weights need them, bias corrections included. */
 typedef struct {
-    float sign, coupled, fresh, old, decay, inflow, beta, share, root, eps;
+    float sign, coupled, fresh, old, decay, inflow, again, beta, share, root, eps; /* c = again m, where m is new */
     uint32_t seed;
 } Numbers;
 
@@ -156,6 +156,21 @@ INLINE Wide root(Wide x) {
 #endif
 }
 
+/* a x + b, rounded once where the processor does that: said here, since compilers do it in one way in one place and in
+ * another in the next, and no weight may depend on how tasks are cut. */
+INLINE Wide sum_of(float a, Wide x, Wide b) {
+#if defined(__AVX512F__)
+    return (Wide)_mm512_fmadd_ps(_mm512_set1_ps(a), (__m512)x, (__m512)b);
+#elif defined(__FMA__) && defined(__AVX__)
+    return (Wide)_mm256_fmadd_ps(_mm256_set1_ps(a), (__m256)x, (__m256)b);
+#elif defined(__FP_FAST_FMAF)
+    for (int i = 0; i < WIDE; i++) b[i] = __builtin_fmaf(a, x[i], b[i]);
+    return b;
+#else
+    return a * x + b;
+#endif
+}
+
 /* 32 bits that look random, the same for the same weight and step: its mark, (number + seed) GOLDEN, stirred. Multiplying
  * carries upwards only: what is low is made of all bits before, and of all bits after. */
 #define GOLDEN 0x9e3779b1u
@@ -167,27 +182,32 @@ INLINE Wide root(Wide x) {
 STIRRED(stirred, uint32_t)
 STIRRED(all_stirred, Marks)
 
-/* u of `count` weights from i on, which have these marks; their moments are brought up to date where `keep`. What is
- * beyond them is 0, unless there is no v to divide by. */
+/* What becomes of the moments: they are only looked at, brought up to date, or have been before (AGAIN, with RMS). */
+enum { LOOK, KEEP, AGAIN };
+
+/* u of `count` weights from i on, which have these marks. What is beyond them is 0, unless there is no v to divide by. */
 INLINE Wide direction(const Job *job, const Numbers *n, int64_t i, int64_t count, Marks marks, Wide w, int weights,
                       int moments, int scale, int remembers, int keep) {
-    Wide g = n->sign * load_wide(job->g, i, weights, count) + n->coupled * w;
+    if (keep == AGAIN)
+        return n->again * load_wide(job->m, i, moments, count) /
+               sum_of(n->root, root(load_wide(job->v, i, moments, count)), (Wide){0} + n->eps);
+    Wide g = sum_of(n->sign, load_wide(job->g, i, weights, count), n->coupled * w);
     Marks noise = marks;
     if (keep && moments == DITHERED) noise = all_stirred(marks);
     Wide c = n->fresh * g;
     if (remembers) {
         Wide m = load_wide(job->m, i, moments, count);
-        c += n->old * m;
-        if (keep) store_wide(job->m, i, n->decay * m + n->inflow * g, moments, noise, count);
+        c = sum_of(n->old, m, c);
+        if (keep) store_wide(job->m, i, sum_of(n->decay, m, n->inflow * g), moments, noise, count);
     }
     if (scale == SIGN) {
         Wide one = (Wide){0} + 1, up = (Wide)((Marks)one & (Marks)(c > 0)), down = (Wide)((Marks)one & (Marks)(c < 0));
         return (Wide)((Marks)(up - down) | ((Marks)c & (Marks)(c != c))); /* NaN stays NaN */
     }
     if (scale == RAW) return c;
-    Wide v = n->beta * load_wide(job->v, i, moments, count) + n->share * g * g;
+    Wide v = sum_of(n->beta, load_wide(job->v, i, moments, count), n->share * g * g);
     if (keep) store_wide(job->v, i, v, moments, noise >> 16, count);
-    return c / (root(v) * n->root + n->eps);
+    return c / sum_of(n->root, root(v), (Wide){0} + n->eps);
 }
 
 #endif

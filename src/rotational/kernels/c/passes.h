@@ -37,16 +37,17 @@ typedef struct {
     Coefficients coefficients;
 } Memory;
 
-/* w <- kept w - lr u, where nothing needs to be known of a neuron first. */
+/* w <- a w + b u + c, where that is known before the weights are gone over. */
 typedef struct {
-    float kept, lr;
-} Plain;
+    float a, b, c;
+} Known;
 
 /* The first time over the weights: one function for each way of storing and each rule. It takes `lanes` neurons of
- * `count` weights that follow each other, and adds up their sums where there are any to add to. --------------- */
+ * `count` weights that follow each other, and adds up their sums where there are any to add to; of one neuron, u need
+ * not be kept. -------------------------------------------------------------------------------------------------- */
 
 typedef void First(const Job *, const Numbers *, int64_t from, int64_t count, int64_t lanes, float *u, Sums *sums,
-                   const Plain *plain);
+                   const Known *known);
 
 /* Processors foresee four arrays of one precision by themselves, and asking only holds them up; with fewer arrays, or
  * narrower ones, they leave memory idle for a third of the time. */
@@ -70,11 +71,11 @@ typedef struct {
 
 /* u of `count` weights, which a vector holds, kept for later or used at once, and its sums. */
 INLINE void piece(const Job *job, const Numbers *n, int64_t at, int64_t count, Marks marks, float *restrict u, Five *sum,
-                  const Plain *plain, int weights, int moments, int scale, int remembers, int keep) {
+                  const Known *known, int weights, int moments, int scale, int remembers, int keep) {
     Wide w = load_wide(job->w, at, weights, count);
     Wide x = direction(job, n, at, count, marks, w, weights, moments, scale, remembers, keep);
-    if (plain) store_wide(job->w, at, plain->kept * w - plain->lr * x, weights, marks, count);
-    else store_wide(u, 0, x, F32, marks, count);
+    if (known) store_wide(job->w, at, sum_of(known->a, w, sum_of(known->b, x, (Wide){0} + known->c)), weights, marks, count);
+    else if (u) store_wide(u, 0, x, F32, marks, count);
     if (!sum) return;
     for (int64_t k = count; k < WIDE; k++) x[k] = 0; /* not 0/0, where eps is 0 */
     sum->u += x, sum->w += w, sum->uu += x * x, sum->ww += w * w, sum->uw += x * w;
@@ -102,20 +103,21 @@ INLINE void finish(const Five *sum, double (*totals)[LOT], int settled, Sums *su
 }
 
 INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t count, int64_t lanes, float *restrict u,
-                  Sums *sums, const Plain *plain, int weights, int moments, int scale, int remembers, int keep) {
+                  Sums *sums, const Known *known, int weights, int moments, int scale, int remembers, int keep) {
     /* Copies, which no store can change: they stay in registers. */
     const Job here = *at, *job = &here;
     const Numbers own = *numbers, *n = &own;
-    const Plain now = plain ? *plain : (Plain){0};
+    const Known now = known ? *known : (Known){0};
     int alone = foreseen(weights, moments, scale);
     int64_t most = alone ? FEW : ASKED, end = count / WIDE * WIDE;
     Marks ones; /* counted beside the weights, and so never multiplied */
     for (uint32_t k = 0; k < WIDE; k++) ones[k] = k * GOLDEN;
-#define PIECE(i, count, to, sum, plain)                                                                               \
-    piece(job, n, from + i, count, marks, to, sum, plain, weights, moments, scale, remembers, keep)
+#define PIECE(i, count, to, sum, known)                                                                               \
+    piece(job, n, from + i, count, marks, to, sum, known, weights, moments, scale, remembers, keep)
 #define EITHER_WAY(i, count)                                                                                          \
-    if (sums) PIECE(i, count, u + i, &sum, 0);                                                                        \
-    else if (keep && plain) PIECE(i, count, 0, 0, &now);                                                              \
+    if (sums && !u) PIECE(i, count, 0, &sum, 0);                                                                      \
+    else if (sums) PIECE(i, count, u + i, &sum, 0);                                                                   \
+    else if (keep && known) PIECE(i, count, 0, 0, &now);                                                              \
     else PIECE(i, count, u + i, 0, 0)
     for (int64_t lane = 0; lane < lanes; lane++, from += count, u += count) {
         Marks marks = ones + ((uint32_t)from + n->seed) * GOLDEN;
@@ -140,10 +142,10 @@ INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t c
 
 #define FIRST(name, ...)                                                                                              \
     static void name(const Job *job, const Numbers *n, int64_t from, int64_t count, int64_t lanes, float *u, Sums *s, \
-                     const Plain *plain) {                                                                            \
-        first(job, n, from, count, lanes, u, s, plain, __VA_ARGS__);                                                  \
+                     const Known *known) {                                                                            \
+        first(job, n, from, count, lanes, u, s, known, __VA_ARGS__);                                                  \
     }
-#define KEPT_OR_NOT(name, ...) FIRST(name##_look, __VA_ARGS__, 0) FIRST(name##_keep, __VA_ARGS__, 1)
+#define KEPT_OR_NOT(name, ...) FIRST(name##_look, __VA_ARGS__, LOOK) FIRST(name##_keep, __VA_ARGS__, KEEP)
 #define REMEMBERED_OR_NOT(name, ...) KEPT_OR_NOT(name##_plain, __VA_ARGS__, 0) KEPT_OR_NOT(name##_memory, __VA_ARGS__, 1)
 #define SCALED(name, ...)                                                                                             \
     REMEMBERED_OR_NOT(name##_raw, __VA_ARGS__, RAW)                                                                   \
@@ -155,6 +157,8 @@ SCALED(f32_dithered, F32, DITHERED)
 SCALED(bf16_f32, BF16, F32)
 SCALED(bf16_bf16, BF16, BF16)
 SCALED(bf16_dithered, BF16, DITHERED)
+FIRST(f32_again, F32, F32, RMS, 1, AGAIN)
+FIRST(bf16_again, BF16, F32, RMS, 1, AGAIN)
 
 #define BOTH(name) {name##_look, name##_keep}
 #define EITHER(name) {BOTH(name##_plain), BOTH(name##_memory)}
@@ -275,7 +279,7 @@ ALONE static void sums_of(const Job *job, int64_t from, Memory *mine, int64_t se
     else add(job, from, mine->u, &mine->sums, segments, lanes, run, next, BF16);
 }
 
-/* Those of neuron k of a box again, all in double. */
+/* Those of neuron k of a box, all in double. */
 static void sharp(const Job *job, int64_t from, Memory *mine, int64_t segments, int64_t lanes, int64_t run, int64_t k) {
     double su = 0, sw = 0, suu = 0, sww = 0, suw = 0;
     for (int64_t s = 0; s < segments; s++)
@@ -284,7 +288,7 @@ static void sharp(const Job *job, int64_t from, Memory *mine, int64_t segments, 
             su += x, sw += w, suu += x * x, sww += w * w, suw += x * w;
         }
     Sums *sums = &mine->sums;
-    sums->u[k] = su, sums->w[k] = sw, sums->uu[k] = suu, sums->ww[k] = sww, sums->uw[k] = suw;
+    sums->u[k] += su, sums->w[k] += sw, sums->uu[k] += suu, sums->ww[k] += sww, sums->uw[k] += suw;
 }
 
 /* The second time ------------------------------------------------------------------------------------------- */

@@ -38,7 +38,7 @@ typedef struct {
 /* A box of weights: `lanes` neurons from `lane` on, of each the segments and the part of the run that are named.
  *
  *   TILE    whole neurons, as many as there are
- *   SUM     a part of neurons so long that tasks share them (`unit`): their sums, and nothing is written
+ *   SUM     a part of neurons so long that tasks share them (`unit`): their sums, and no weight is changed
  *   APPLY   the same part, once all sums are in
  *   FLAT    weights of the plain rule, `run_count` of them from `run_from` on
  */
