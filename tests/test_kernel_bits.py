@@ -15,7 +15,7 @@ import rotational
 from compare import assert_same
 from kernels import RULES, rungs
 from rotational import rules
-from rotational.kernels import foreach, gpu, jit, native
+from rotational.kernels import foreach, gpu, jit, native, tasks
 from rotational.kernels.choose import Kernels
 from rotational.kernels.work import Part, Work
 from rotational.neurons import ROWS, WHOLE, Neurons
@@ -51,7 +51,7 @@ def test_the_number_of_threads_changes_no_bit(rung, dtype):
             found.append([p.detach() for p in params] + [x for state in opt.state.values() for x in state.values()])
     finally:
         torch.set_num_threads(before)
-    assert sum(p.numel() for p in params) > 4 * native.LEAST * native.EACH  # tasks are of another size for each
+    assert sum(p.numel() for p in params) > 4 * tasks.LEAST * tasks.EACH  # tasks are of another size for each
     for other in found[1:]:
         assert_same(other, found[0])
 

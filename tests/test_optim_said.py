@@ -10,7 +10,7 @@ from torch import nn
 
 import rotational
 from compare import assert_same
-from rotational.kernels import choose, jit, native, work
+from rotational.kernels import choose, jit, native, tasks, work
 from rotational.neurons import ROWS, WHOLE, Neurons
 from rotational.optim import turning
 from stepped import MAKE, MISSING, RUNGS, noise, weight
@@ -20,7 +20,7 @@ from stepped import MAKE, MISSING, RUNGS, noise, weight
 ODD = {
     "columns of long runs": ((2, 2, 40_000), Neurons(axes=(1,))),
     "outer axes of long runs": ((2, 2, 2, 40_000), Neurons(axes=(0, 2))),
-    "as long as the scratch": ((2, 2, native.SCRATCH), Neurons(axes=(1,))),
+    "as long as the scratch": ((2, 2, tasks.SCRATCH), Neurons(axes=(1,))),
     "many short runs": ((500, 3, 90), Neurons(axes=(1,))),
     "last axis": ((30, 40), Neurons(axes=(1,))),
     "whole": ((3, 70_000), WHOLE),

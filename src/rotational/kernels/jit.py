@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from rotational.kernels import native
-from rotational.kernels.native import APPLY, FLAT, SHARE, SUM, TASK_ROW, Native, Table
+from rotational.kernels.native import Native, Table
+from rotational.kernels.tasks import APPLY, FLAT, SHARE, SUM, TASK_ROW
 from rotational.kernels.work import Part, Work
 
 FINISH, COUNT = FLAT + 1, FLAT + 2

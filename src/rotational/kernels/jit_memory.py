@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-from rotational.kernels.native import LANES, SCRATCH
+from rotational.kernels.tasks import LANES, SCRATCH
 
 # numba has no types of its own; what it compiles is checked by its tests.
 # pyright: basic, reportCallIssue=false, reportGeneralTypeIssues=false, reportPrivateImportUsage=false

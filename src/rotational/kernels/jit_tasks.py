@@ -24,7 +24,8 @@ from rotational.kernels import jit_loops as loops
 from rotational.kernels import jit_memory as memory
 from rotational.kernels.jit import COUNT, FINISH
 from rotational.kernels.jit_memory import BF16, BLOCK, COPY, NUMBERS, OPTIONS, SPARE, SUMS, WEIGHTS, exact
-from rotational.kernels.native import APPLY, FLAT, GROUP, JOB, KINDS, LANES, SCRATCH, SUM, TASK_ROW, TILE, UNIT
+from rotational.kernels.native import GROUP, JOB, KINDS
+from rotational.kernels.tasks import APPLY, FLAT, LANES, SCRATCH, SUM, TASK_ROW, TILE, UNIT
 from rotational.scale import Rms, Sign
 
 # numba has no types of its own; what it compiles is checked by its tests.
@@ -181,7 +182,7 @@ def work(groups, jobs, tasks, units, numbers, counter, scratch):
 
 
 # numba's cache looks at the file of the outermost function only: the name of a field stands for the others.
-SOURCES = ("native.py", "jit.py", "jit_memory.py", "jit_loops.py", "jit_tasks.py")
+SOURCES = ("native.py", "tasks.py", "jit.py", "jit_memory.py", "jit_loops.py", "jit_tasks.py")
 CHECK = zlib.crc32(b"".join(Path(__file__).with_name(name).read_bytes() for name in SOURCES))
 COUNTER = np.dtype([(f"of_{CHECK:08x}", "i8")])
 SIGNATURE = types.void(

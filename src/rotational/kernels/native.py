@@ -7,46 +7,34 @@ Tables of what there is to do are kept from step to step; only the addresses of 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rotational.kernels.layout import Layout, layout
+from rotational.kernels.tasks import RUN, SCRATCH, UNIT, Tasks, shared
 from rotational.kernels.work import Part, Work, beta_of, changed, identical, span
 from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw, Rms, Sign
 
 LIBRARY = Path(__file__).with_name("_native.so")
-ABI = 5
+ABI = 6
 """Of c/table.h; a library of another number was built from other sources."""
 
-SCRATCH, LANES, SHARE, CLOSE, THREAD = 32768, 1024, 16384, 64, 1 << 17
-"""As in c/passes.h: weights and neurons of a box. Then weights of a share of a long neuron, and how many must lie
-together for memory to be read well; and weights for which another thread is worth its start."""
+THREAD = 1 << 17
+"""Weights for which another thread is worth its start."""
 
-RUN = 1 << 16
-"""Weights of a share of a long neuron that is all one run, of which C keeps nothing between its sums and its change."""
+NEARBY = 1 << 20
+"""Weights that a last cache holds with their gradients and moments: for so few, memory is not asked in advance."""
 
 LINE = 8
 """Numbers in a line of the cache."""
-
-LOT = 8
-"""Neurons that C adds up side by side. Tasks end between lots, so that no sum depends on how many tasks there are."""
-
-NEAR = 1 << 18
-"""Weights of long neurons under way at a time, if one has fewer: 4 MB with gradients and moments."""
-
-CALL = 128
-"""Weights that a task costs beside its own."""
-
-LEAST, LARGEST, EACH = 32768, 1 << 19, 16
-"""Weights of a task, and tasks of each thread: large ones are read in one go, small ones end at the same time."""
 
 MOST = 4
 """Tables that an optimizer keeps, for what is measured in some steps and not in others."""
@@ -63,17 +51,9 @@ GROUP = np.dtype(
 JOB = np.dtype(
     [(name, "i8") for name in ("w", "g", "m", "v", "norm", "rms", "step", "turns", "out")]
     + [(name, "i8") for name in Layout._fields]
-    + [(name, "i4") for name in ("group", "weights", "moments", "fresh")]
+    + [(name, "i4") for name in ("group", "weights", "moments", "fresh", "far", "unused")]
 )
-TASK_ROW = np.dtype(
-    [(name, "i8") for name in ("job", "lane", "lanes", "segment", "segments", "run_from", "run_count", "unit", "part")]
-    + [("kind", "i4"), ("unused", "i4")]
-)
-UNIT = np.dtype([("parts", "i8"), ("numbers", "i8"), ("done", "i4"), ("ready", "i4")])
-TILE, SUM, APPLY, FLAT = range(4)
 KINDS: dict[type, int] = {Raw: 0, Rms: 1, Sign: 2}
-Row = tuple[int, ...]
-"""A task."""
 STORED = {torch.float32: 1, torch.bfloat16: 2}
 
 
@@ -191,13 +171,8 @@ class Table:
         self.groups = np.zeros(2 * len(works), GROUP)
         self.jobs = np.zeros(sum(len(work.parts) for work in works), JOB)
         self._places = self.jobs["g"]
-        self._whole: list[Row] = []  # tasks of whole neurons
-        self._flat: list[Row] = []  # of the plain rule
-        self._long: list[_Long] = []
-        self._units: list[tuple[int, ...]] = []
-        self._needed = 0
         self.total = sum(part.w.numel() for work in works for part in work.parts)
-        self._task = min(max(LEAST, self.total // (EACH * torch.get_num_threads())), LARGEST)
+        tasks = Tasks(self.total, torch.get_num_threads(), self.run_share)
         index = 0
         for i, work in enumerate(works):
             for j, part in enumerate(work.parts):
@@ -205,15 +180,12 @@ class Table:
                 units = asked[0] if asked and part.units is None else part.units
                 found = layout(units or WHOLE, part.w.shape, part.w.stride())
                 assert found is not None
-                self.jobs[index] = _job(part, found, 2 * i + (part.units is not None))
+                self.jobs[index] = _job(part, found, 2 * i + (part.units is not None), self.total > NEARBY)
                 if part.w.numel():
-                    self._cut(index, found, units)
+                    tasks.add(index, found, units)
                 index += 1
-        stages = [stage for stage in (*_stages(self._long), [*self._whole, *self._flat]) if stage]
-        self.tasks = np.array(list(chain.from_iterable(stages)), TASK_ROW)
-        self._stages = list(pairwise(accumulate(map(len, stages), initial=0)))
-        self.units = np.array(self._units, UNIT) if self._units else np.zeros(0, UNIT)
-        self.numbers = np.zeros(max(1, self._needed))
+        self.tasks, self._stages = tasks.table()
+        self.units, self.numbers = np.array(tasks.units, UNIT), np.zeros(max(1, tasks.numbers))
         at = [x.ctypes.data for x in (self.groups, self.jobs, self.tasks, self.units, self.numbers)]
         self._arguments = (*at[:2], len(self.jobs), *at[2:4], len(self.units), at[4])
         self._shared: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -224,36 +196,6 @@ class Table:
         self._written: list[tuple[float, ...]] = []
         self._outs: list[int] = []
         self._fresh = [part for work in works for part in work.parts] if self.jobs["fresh"].any() else []
-
-    def _cut(self, index: int, at: Layout, units: Neurons | None) -> None:
-        """The tasks of one parameter."""
-        size = at.size
-        if units is None:
-            for start in range(0, size, self._task):
-                self._flat.append((index, 0, 1, 0, 1, start, min(self._task, size - start), 0, 0, FLAT, 0))
-        elif (at.segments == 1 and size <= max(SCRATCH, self.run_share)) or (
-            size <= SCRATCH and SCRATCH // size * at.run >= min(CLOSE, at.lanes * at.run)
-        ):
-            lanes = max(1, self._task // size)
-            if at.segments > 1 and lanes > CLOSE:
-                lanes -= lanes % CLOSE  # then a box begins where a line of the cache does
-            elif lanes > LOT:
-                lanes -= lanes % LOT
-            for lane, count in _pieces(at, lanes):
-                self._whole.append((index, lane, count, 0, at.segments, 0, at.run, 0, 0, TILE, 0))
-        else:
-            # Columns go together, so that whole stretches of memory are read.
-            lanes = max(1, min(LANES, SHARE // at.run)) if at.segments > 1 else 1
-            for lane, count in _pieces(at, lanes):
-                parts = _shares(at, count, self.run_share)
-                unit, numbers = len(self._units), self._needed
-                self._units.append((len(parts), numbers, 0, 0))
-                self._needed += (5 * len(parts) + 4) * count
-                sums, changes = (
-                    [(index, lane, count, *share, unit, k, kind, 0) for k, share in enumerate(parts)]
-                    for kind in (SUM, APPLY)
-                )
-                self._long.append(_Long(count * size, sums, changes))
 
     def fill(self, works: Sequence[Work]) -> None:
         """Write the numbers of this step, and where to write down what is measured."""
@@ -294,13 +236,7 @@ class Table:
 
     def _share(self, threads: int) -> tuple[np.ndarray, np.ndarray]:
         """Where the tasks of each thread begin in each stage; and room for how far it is."""
-        tasks = self.tasks
-        costs = np.cumsum(tasks["lanes"] * tasks["segments"] * tasks["run_count"] + CALL)
-        bounds = np.empty((len(self._stages), threads + 1), np.int64)
-        for row, (start, stop) in zip(bounds, self._stages, strict=True):
-            before = costs[start - 1] if start else 0
-            shares = before + (costs[stop - 1] - before) * np.arange(1, threads) / threads
-            row[0], row[1:-1], row[-1] = start, start + np.searchsorted(costs[start:stop], shares), stop
+        bounds = shared(self.tasks, self._stages, threads)
         cursors = np.zeros((threads, len(bounds) + LINE - len(bounds) % LINE), np.int64)
         self._shared[threads] = bounds, cursors
         return bounds, cursors
@@ -310,47 +246,7 @@ class Table:
         return max(1, min(threads, self.total // THREAD + 1))
 
 
-class _Long(NamedTuple):
-    """Neurons that tasks share: how many weights they have, their sums, and the changes that wait for these."""
-
-    weights: int
-    sums: list[Row]
-    changes: list[Row]
-
-
-def _stages(long: Iterable[_Long]) -> Iterator[list[Row]]:
-    """Sums of some, then their changes, while the caches hold what they can of them."""
-    sums: list[Row] = []
-    changes: list[Row] = []
-    weights = 0
-    for one in long:
-        if weights and weights + one.weights > NEAR:
-            yield from (sums, changes)
-            sums, changes, weights = [], [], 0
-        sums += one.sums
-        changes += one.changes
-        weights += one.weights
-    yield from (sums, changes)
-
-
-def _pieces(at: Layout, lanes: int) -> list[tuple[int, int]]:
-    """(first neuron, number of neurons) of pieces of up to `lanes` neurons, each within one block."""
-    return [
-        (block * at.lanes + start, min(lanes, at.lanes - start))
-        for block in range(at.outer)
-        for start in range(0, at.lanes, lanes)
-    ]
-
-
-def _shares(at: Layout, lanes: int, run_share: int) -> list[tuple[int, int, int, int]]:
-    """(segment, segments, run from, run count) of the parts of neurons that are too long for one task."""
-    if at.segments == 1:
-        return [(0, 1, start, min(run_share, at.run - start)) for start in range(0, at.run, run_share)]
-    most = max(1, SHARE // (lanes * at.run))
-    return [(start, min(most, at.segments - start), 0, at.run) for start in range(0, at.segments, most)]
-
-
-def _job(part: Part, at: Layout, group: int) -> tuple[int, ...]:
+def _job(part: Part, at: Layout, group: int, far: bool) -> tuple[int, ...]:
     held = (part.w, None, part.m, part.v, part.norm, part.rms, part.step, part.turns, None)
     moment = part.m if part.m is not None else part.v
     stored = 0 if moment is None else STORED[moment.dtype]
@@ -361,6 +257,8 @@ def _job(part: Part, at: Layout, group: int) -> tuple[int, ...]:
         STORED[part.w.dtype],
         stored or 1,
         int(part.fresh),
+        int(far),
+        0,
     )
 
 

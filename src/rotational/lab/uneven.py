@@ -93,7 +93,7 @@ def turn(optimizer: Optimizer, imbalance: Imbalance, seed: int) -> StepHooks:
     return StepHooks(optimizer, clone, correct)
 
 
-def _none(_: Any) -> dict[Tensor, Tensor]:
+def _none(_: Any, out: Any = None) -> dict[Tensor, Tensor]:
     return {}
 
 

@@ -48,6 +48,8 @@ static Work work_of(const Group *groups, Job *jobs, int64_t index, Powers *power
         .share = (float)g->share,
         .root = (float)(1 / sqrt(second)),
         .eps = (float)g->eps,
+        /* Where nothing is kept between two passes, asking only holds them up. */
+        .asks = job->far && (job->segments > 1 || job->run <= SCRATCH || !job->norm),
         .seed = stirred(((uint32_t)index + 0x85ebca6bu * (uint32_t)powers->step) * GOLDEN),
     };
     First *const *both = FIRSTS[job->weights == BF16][job->moments == F32 ? 0 : g->dither ? 2 : 1][g->scale][job->m != 0];
@@ -74,7 +76,7 @@ static void first_of(const Work *work, const Task *box, First *over, int summed,
     int64_t at = place(job, box->lane) + box->segment * job->segment_stride + box->run_from;
     float *u = work->mine->u;
     Sums *sums = &work->mine->sums;
-    if (summed) clear(sums, 0, box->lanes);
+    if (summed) clear(sums, box->segments > 1 || job->run == 1 ? 0 : box->lanes / LOT * LOT, box->lanes); /* else put */
     if (box->segments == 1 && job->run >= SHORT) {
         over(job, &work->numbers, at, box->run_count, box->lanes, u, summed ? sums : 0, 0);
         return;

@@ -20,6 +20,7 @@
 typedef struct {
     float sign, coupled, fresh, old, decay, inflow, again, beta, share, root, eps; /* c = again m, where m is new */
     uint32_t seed;
+    int32_t asks; /* memory for what comes next */
 } Numbers;
 
 INLINE float from_bits(uint32_t bits) {
@@ -134,6 +135,11 @@ INLINE Lot lot_of(Wide wide) {
     sum = lots[0];
     for (int i = 1; i < WIDE / LOT; i++) sum += lots[i];
     return sum;
+}
+
+INLINE void put_lot(double *to, Lot lot) {
+    Doubles sum = __builtin_convertvector(lot, Doubles);
+    memcpy(to, &sum, sizeof sum);
 }
 
 INLINE void add_lot(double *to, Lot lot) {

@@ -10,8 +10,9 @@
 #define TINY 32        /* beside still shorter ones there is time to ask for all of the next box */
 #define MEANWHILE 12   /* of the next box of longer ones it is one weight in so many that is gone over again */
 #define FEW 512        /* terms of a row that are added up in single precision (twice as many at its end) */
-#define ASKED 128      /* weights that memory is asked for at once, */
-#define AHEAD 768      /* and how many before they are needed */
+#define ASKED 64       /* weights that memory is asked for at once, */
+#define AHEAD 512      /* and how many before they are needed; */
+#define FURTHER 768    /* of narrower moments more come in one time */
 #define LONG 64        /* the same of a column */
 #define ALONE __attribute__((noinline)) /* a loop that needs all registers for itself */
 /* Keeps a loop over a handful of weights from becoming one over vectors, whose ends would cost more than it. */
@@ -49,10 +50,8 @@ typedef struct {
 typedef void First(const Job *, const Numbers *, int64_t from, int64_t count, int64_t lanes, float *u, Sums *sums,
                    const Known *known);
 
-/* Processors foresee four arrays of one precision by themselves, and asking only holds them up; with fewer arrays, or
- * narrower ones, they leave memory idle for a third of the time. */
-INLINE int foreseen(int weights, int moments, int scale) { return weights == F32 && moments == F32 && scale == RMS; }
-
+/* Asked for in good time and a little at once, weights come when they are needed: processors foresee arrays that are gone
+ * through, but each page anew, and not so far. */
 INLINE void ask(const Job *job, int64_t at, int weights, int moments, int scale, int remembers) {
     int wide = weights == F32 ? 4 : 2, narrow = moments == F32 ? 4 : 2;
     for (int64_t i = at * wide; i < (at + ASKED) * wide; i += 64) {
@@ -93,8 +92,8 @@ INLINE void finish(const Five *sum, double (*totals)[LOT], int settled, Sums *su
     Lot four = fold(fold(lot_of(sum->u), lot_of(sum->w)), fold(lot_of(sum->uu), lot_of(sum->ww)));
     Lot one = fold(lot_of(sum->uw), lot_of(sum->uw));
     double *to[5] = {sums->u + lane, sums->w + lane, sums->uu + lane, sums->ww + lane, sums->uw + lane};
-    for (int i = 0; i < 4; i++) *to[i] += (double)(four[i] + four[4 + i]);
-    *to[4] += (double)((one[0] + one[1]) + (one[4] + one[5]));
+    for (int i = 0; i < 4; i++) *to[i] = (double)(four[i] + four[4 + i]);
+    *to[4] = (double)((one[0] + one[1]) + (one[4] + one[5]));
     for (int i = 0; settled && i < 5; i++) {
         double more = 0;
         for (int k = 0; k < LOT; k++) more += totals[i][k];
@@ -108,8 +107,7 @@ INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t c
     const Job here = *at, *job = &here;
     const Numbers own = *numbers, *n = &own;
     const Known now = known ? *known : (Known){0};
-    int alone = foreseen(weights, moments, scale);
-    int64_t most = alone ? FEW : ASKED, end = count / WIDE * WIDE;
+    int64_t ahead = moments == F32 ? AHEAD : FURTHER, asks = n->asks, end = count / WIDE * WIDE;
     Marks ones; /* counted beside the weights, and so never multiplied */
     for (uint32_t k = 0; k < WIDE; k++) ones[k] = k * GOLDEN;
 #define PIECE(i, count, to, sum, known)                                                                               \
@@ -125,8 +123,8 @@ INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t c
         double totals[5][LOT];
         int settled = 0;
         for (int64_t done = 0, some; done < end; done += some) {
-            some = end - done < 2 * most ? end - done : most;
-            if (!alone) ask(job, from + done + AHEAD, weights, moments, scale, remembers);
+            some = end - done < ASKED ? end - done : ASKED;
+            if (asks) ask(job, from + done + ahead, weights, moments, scale, remembers);
             for (int64_t i = done; i < done + some; i += WIDE, marks += WIDE * GOLDEN) EITHER_WAY(i, WIDE);
             if (sums && done / FEW < (done + some) / FEW && done + some < end) {
                 if (!settled) memset(totals, 0, sizeof totals);
@@ -215,8 +213,8 @@ INLINE Lots folded(Lots a, Lots b) {
 
 /* Sums of `lanes` neurons that lie side by side, eight at a time; `next` is where the box begins that is asked for. Only
  * the last few of a block of neurons are not eight: then it makes no difference how tasks and boxes cut it up. */
-INLINE void rows(const Job *job, int64_t from, const float *u, Sums *sums, int64_t lanes, int64_t run, int64_t next,
-                 int weights) {
+INLINE void rows(const Job *job, int64_t from, const float *u, Sums *sums, int64_t segments, int64_t lanes, int64_t run,
+                 int64_t next, int weights) {
     Bits counts = {0};
     int64_t rest = (run - 1) % LOT + 1, before = run < LOT ? 0 : LOT - rest, k = 0;
     for (int64_t i = 0; i < rest; i++) counts[before + i] = 0xffffffff;
@@ -232,9 +230,14 @@ INLINE void rows(const Job *job, int64_t from, const float *u, Sums *sums, int64
 #define ROW(j) row(all, at + j * run, u + (k + j) * run, run, counts, weights)
         Lots a = folded(folded(ROW(0), ROW(1)), folded(ROW(2), ROW(3)));
         Lots b = folded(folded(ROW(4), ROW(5)), folded(ROW(6), ROW(7)));
-        add_lot(sums->u + k, across(a.u, b.u)), add_lot(sums->w + k, across(a.w, b.w));
-        add_lot(sums->uu + k, across(a.uu, b.uu)), add_lot(sums->ww + k, across(a.ww, b.ww));
-        add_lot(sums->uw + k, across(a.uw, b.uw));
+        Lots all_of = {across(a.u, b.u), across(a.w, b.w), across(a.uu, b.uu), across(a.ww, b.ww), across(a.uw, b.uw)};
+        if (segments > 1) {
+            add_lot(sums->u + k, all_of.u), add_lot(sums->w + k, all_of.w), add_lot(sums->uu + k, all_of.uu);
+            add_lot(sums->ww + k, all_of.ww), add_lot(sums->uw + k, all_of.uw);
+        } else {
+            put_lot(sums->u + k, all_of.u), put_lot(sums->w + k, all_of.w), put_lot(sums->uu + k, all_of.uu);
+            put_lot(sums->ww + k, all_of.ww), put_lot(sums->uw + k, all_of.uw);
+        }
         if (next) want(job->g, job->w, next + k * run, LOT * run, job->weights);
     }
     few(job, from + k * run, u + k * run, sums, k, lanes, run, weights);
@@ -270,7 +273,7 @@ INLINE void add(const Job *job, int64_t from, const float *u, Sums *sums, int64_
         return;
     }
     for (int64_t s = 0; s < segments; s++, from += job->segment_stride, u += lanes * run)
-        rows(job, from, u, sums, lanes, run, next, weights);
+        rows(job, from, u, sums, segments, lanes, run, next, weights);
 }
 
 ALONE static void sums_of(const Job *job, int64_t from, Memory *mine, int64_t segments, int64_t lanes, int64_t run,

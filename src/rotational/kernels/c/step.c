@@ -37,11 +37,12 @@ typedef struct {
     int threads;
 } Step;
 
-static void tile(const Work *work, const Task *task) {
+static void tile(Work *work, const Task *task) {
     const Job *job = work->job;
     int beside = job->segments == 1, tiny = beside && job->run < TINY;
     /* Of tiny rows two boxes are in the cache, the next one on its way. */
     int64_t fit = (tiny ? SCRATCH / 2 : SCRATCH) / (job->segments * job->run), most = fit < LANES ? fit : LANES;
+    if (tiny) work->numbers.asks = 0; /* all of the next box is asked for */
     if (most > LOT) most -= most % LOT; /* rows are added up in lots, whatever the box */
     Task box = *task;
     box.lanes = 1;

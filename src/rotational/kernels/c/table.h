@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define ROTATIONAL_ABI 5 /* raised with every change of these tables, and of what Python calls */
+#define ROTATIONAL_ABI 6 /* raised with every change of these tables, and of what Python calls */
 
 enum { RAW, RMS, SIGN };    /* what becomes of the filtered gradient */
 enum { NONE, F32, BF16, DITHERED }; /* how an array is stored; DITHERED is BF16, rounded at random */
@@ -33,6 +33,7 @@ typedef struct {
     float *out;                                 /* [4, neurons] angle, norm, update, radial; NULL where nobody asks */
     int64_t outer, outer_stride, segments, segment_stride, lanes, run;
     int32_t group, weights, moments, fresh;     /* index of the group; how w and g, m and v are stored; m is empty */
+    int32_t far, unused;                        /* whether no cache holds all jobs */
 } Job;
 
 /* A box of weights: `lanes` neurons from `lane` on, of each the segments and the part of the run that are named.
