@@ -25,6 +25,7 @@ COLUMNS = Neurons(axes=(1,))
 SHAPES: list[tuple[Neurons, tuple[int, ...]]] = [
     *((ROWS, (150_000 // n, n)) for n in (1, 2, 3, 5, 7, 8, 9, 27, 31, 100, 128, 5000)),
     (ROWS, (4, 40_000)),
+    (ROWS, (2, 140_000)),
     *((COLUMNS, shape) for shape in ((150, 1001), (3000, 50), (20, 7507), (40, 421, 3, 3), (400, 41, 3, 3))),
     (WHOLE, (300, 501)),
     (Neurons(axes=(0, 2), split=2), (64, 150, 3, 3)),

@@ -303,6 +303,32 @@ def test_tables_that_no_longer_fit_are_made_anew():
         opt.measure({p: ROWS}, out={p: torch.empty(4, len(p))})
 
 
+def test_a_table_that_two_hold_is_filled_once():
+    p = linear()
+    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1, fused="native")
+    opt.step()
+    first, second = opt.measure({p: ROWS}), opt.measure({p: ROWS})
+    assert first[p] is second[p]
+    opt.step()
+    kept = first[p].clone()
+    for tables in (first, second):
+        assert opt.measure({p: ROWS}, out=tables)[p] is not first[p]
+        opt.step()
+    assert torch.equal(first[p], kept)
+
+
+def test_tables_of_another_state_are_not_taken():
+    p, q = linear(), linear()
+    opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1, fused="native")
+    opt.step()
+    q.grad = None
+    tables = opt.measure({p: ROWS, q: ROWS})
+    opt.step()
+    opt.load_state_dict(opt.state_dict())
+    assert opt.measure({p: ROWS, q: ROWS}, out=tables) == {}  # nothing is known of the state yet
+    opt.step()
+
+
 def test_a_table_that_was_given_back_may_lie_elsewhere():
     p = linear()
     opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1, fused="native")

@@ -23,7 +23,7 @@ from rotational.kernels.work import Work
 from rotational.neurons import Neurons
 from rotational.optim import checkpoint, fits
 from rotational.optim.bound import Bound, Group, Options, told
-from rotational.optim.measuring import Asked, tables_for
+from rotational.optim.measuring import Asked, Tables, tables_for
 from rotational.optim.seen import Seen
 from rotational.optim.turning import center_, lengths, noted, units_of
 from rotational.rule import Rule
@@ -85,7 +85,7 @@ class RotationalOptimizer(Optimizer):
         """Forget what was worked out for earlier steps: the state may have become another."""
         self._bounds: list[Bound | None] = []
         self._kernels, self._seen = Kernels(), Seen()
-        self._asked: Asked = {}
+        self._asked: Tables | None = None
         self._read = sorted(defaults.keys() - {"lr", "weight_decay", "rotation"})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -189,7 +189,7 @@ class RotationalOptimizer(Optimizer):
         return self._take(closure)
 
     def _take(self, closure: Callable[[], Any] | None) -> Any:
-        asked, self._asked = self._asked, {}  # of this step alone, even if it is refused
+        tables, self._asked = self._asked, None  # of this step alone, even if it is refused
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -200,6 +200,7 @@ class RotationalOptimizer(Optimizer):
                 self._plan(i, group, *self._gradients(i, group), same) for i, group in enumerate(self.param_groups)
             ]
             self._hold(plans, same)
+            asked = {} if tables is None else tables.asked
             works = [work for plan in plans for work in self._works(plan, asked)]
             self._kernels.step(works)
             self._seen.settle()
@@ -234,9 +235,8 @@ class RotationalOptimizer(Optimizer):
         [0.003244, 0.003244, 0.003244, 0.003244]
         """
         found = [bound.measured(neurons) for bound in self._bounds if bound is not None]
-        tables = tables_for(found, self._asked, out)
-        self._asked = tables.asked
-        return tables
+        self._asked = tables_for(found, self._asked, out)
+        return self._asked
 
     def _gradients(self, index: int, group: Group) -> tuple[list[Tensor | None], np.ndarray | None]:
         """The gradients of a group, and where they lie, if they lie as their weights do."""

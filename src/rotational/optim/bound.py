@@ -242,8 +242,10 @@ class Bound:
         return self._measured[1]
 
     def asked(self, rung: str, asked: Asked, grads: Sequence[Tensor | None]) -> Asked:
-        """What was asked for of the parts that a rung has, by their numbers; one that has lost its gradient since stays
-        as it is."""
+        """What was asked for of the parts that a rung has, by their numbers.
+
+        One that has lost its gradient since stays as it is, and its table is filled here.
+        """
         known = self._asked.get(rung)
         if known is not None and known[0] is asked and all(grads[j] is not None for j in known[1]):
             return known[1]

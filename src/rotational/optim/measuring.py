@@ -18,30 +18,40 @@ Asked = dict[int, tuple[Neurons, Tensor]]
 
 
 class Tables(dict[Tensor, Tensor]):
-    """The tables of some parameters, [4, neurons] each, and what they were made for."""
+    """The tables of some parameters, [4, neurons] each.
+
+    `asked` is all that the step is to measure with them, and `found` what they were made for: None where there is not
+    one for each, or where others hold them too.
+    """
 
     def __init__(self, asked: Asked) -> None:
         super().__init__()
         self.asked = asked
-        self.found: Sequence[Found] = ()  # where there is one for each
+        self.found: Sequence[Found] | None = None
 
     def serve(self, found: Sequence[Found]) -> bool:
         """Whether new ones would be just like these."""
-        return identical(found, self.found) and all(p.grad is not None for p in self)
+        return self.found is not None and identical(found, self.found) and all(p.grad is not None for p in self)
 
 
-def tables_for(found: Sequence[Found], asked: Asked, out: Mapping[Tensor, Tensor] | None) -> Tables:
-    """Tables for what was found: `out`, if nobody has `asked` for others and new ones would be like these, else new."""
+def tables_for(found: Sequence[Found], before: Tables | None, out: Mapping[Tensor, Tensor] | None) -> Tables:
+    """Tables for what was found: `out`, if new ones would be like these, else new ones.
+
+    `before` are those of whoever asked for the same step before. Where both ask for the same they see the same table,
+    which then belongs to neither.
+    """
     if out is not None and not isinstance(out, Tables):
         raise TypeError(f"measure(out={type(out).__name__}): expected what an earlier call of measure returned.")
-    if out is not None and not asked and out.serve(found):
+    if before is not None:
+        before.found = None
+    elif out is not None and out.serve(found):
         return out
-    tables = Tables(dict(asked))
+    tables = Tables({} if before is None else dict(before.asked))
     for p, units, count in (x for one in found for x in one if x[0].grad is not None):
-        # Of two who ask for the same in one step, both see the same table.
-        known, table = tables.asked.setdefault(id(p), (units, torch.empty(4, count, device=p.device)))
+        table = torch.empty(4, count, dtype=torch.float32, device=p.device)
+        known, table = tables.asked.setdefault(id(p), (units, table))
         if known is units or known == units:
             tables[p] = table
-    if len(tables) == len(tables.asked) == sum(map(len, found)):
+    if before is None and len(tables) == sum(map(len, found)):
         tables.found = found
     return tables

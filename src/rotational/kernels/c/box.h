@@ -120,7 +120,6 @@ static void sums_along(const Work *work, const Task *part) {
     const Job *job = work->job;
     Sums *sums = &work->mine->sums;
     int64_t at = place(job, part->lane) + part->run_from, end = at + part->run_count;
-    clear(sums, 0, 1);
     First *over = work->again ? work->keep : work->look, *anew = work->again ? work->again : work->look;
     over(job, &work->numbers, at, part->run_count, 1, 0, sums, 0);
     if (!cancel(work, part)) return;

@@ -1,4 +1,4 @@
-/* What happens to each weight, generic in how arrays are stored; `step.c` makes one copy of it for each kind.
+/* What happens to each weight, generic in how arrays are stored; `passes.h` makes one copy of it for each kind.
  *
  * g  gradient    m, v  first and second moment    c  filtered gradient    u  direction    w  weight
  */

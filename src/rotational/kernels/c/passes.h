@@ -44,8 +44,8 @@ typedef struct {
 } Known;
 
 /* The first time over the weights: one function for each way of storing and each rule. It takes `lanes` neurons of
- * `count` weights that follow each other, and adds up their sums where there are any to add to; of one neuron, u need
- * not be kept. -------------------------------------------------------------------------------------------------- */
+ * `count` weights that follow each other, and writes down their sums where there is a place for them; of one neuron,
+ * u need not be kept. -------------------------------------------------------------------------------------------------- */
 
 typedef void First(const Job *, const Numbers *, int64_t from, int64_t count, int64_t lanes, float *u, Sums *sums,
                    const Known *known);
@@ -117,7 +117,7 @@ INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t c
     else if (sums) PIECE(i, count, u + i, &sum, 0);                                                                   \
     else if (keep && known) PIECE(i, count, 0, 0, &now);                                                              \
     else PIECE(i, count, u + i, 0, 0)
-    for (int64_t lane = 0; lane < lanes; lane++, from += count, u += count) {
+    for (int64_t lane = 0; lane < lanes; lane++, from += count) {
         Marks marks = ones + ((uint32_t)from + n->seed) * GOLDEN;
         Five sum = {{0}};
         double totals[5][LOT];
@@ -135,6 +135,7 @@ INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t c
             EITHER_WAY(end, count - end);
         }
         if (sums) finish(&sum, totals, settled, sums, lane);
+        if (u) u += count;
     }
 }
 

@@ -5,8 +5,8 @@
  *   second   w <- a w + b u + c
  *
  * Where nothing turns and nobody measures, `first` changes the weights too, and nothing is gone over again. A neuron that
- * no scratch holds is gone over twice from memory: for its sums, and for its change. In between, what Adam's direction is
- * made of is in its moments, so that these are written the first time and the gradient is not read again.
+ * no scratch holds is gone over twice from memory: for its sums, and for its change. Adam's direction follows from
+ * new moments in single precision: they are written the first time, and the gradient is not read again.
  *
  * The sums give angle and length before and after, so measuring costs no further pass. Where single precision will not
  * do for them, they are formed in double (`sharpen`): no gradient is too small or too large to be squared, and what is
@@ -139,7 +139,7 @@ static void as_before(unsigned state) {
 #endif
 }
 
-/* Tasks ------------------------------------------------------------------------------------------------------
+/* Threads ----------------------------------------------------------------------------------------------------
  *
  * Stage by stage each thread takes the tasks that are its own, the same ones in every step: what it wrote then may still
  * be in its caches, and fetching it from another's takes longer than from memory. Then it helps the others, from the

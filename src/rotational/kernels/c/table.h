@@ -49,7 +49,7 @@ typedef struct {
 } Task;
 
 typedef struct {                                /* neurons that tasks share: `parts` sums, then coefficients, per lane */
-    int64_t parts, numbers;                     /* where its numbers begin: 5 lanes parts sums, 3 lanes coefficients */
+    int64_t parts, numbers;                     /* where its numbers begin: 5 lanes parts sums, 4 lanes coefficients */
     int32_t done, ready;
 } Unit;
 
