@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import rotational
 from layouts import LAYOUTS
 from rotational.kernels import jit, native
+from rotational.kernels.work import Part
 from rotational.neurons import ROWS, WHOLE, Neurons
 
 COLUMNS = Neurons(axes=(1,))
@@ -44,6 +45,24 @@ SHAPES: dict[str, tuple[Neurons, tuple[int, ...]]] = {
     "scalar": (WHOLE, ()),
 }
 NOISE = torch.randn(1 << 19, generator=torch.Generator().manual_seed(5), dtype=torch.float32)
+
+
+def linear(rows=40, size=70, seed=0, dtype=torch.float32):
+    """One matrix, with a gradient."""
+    noise = torch.Generator().manual_seed(seed)
+    p = nn.Parameter(torch.randn(rows, size, generator=noise).to(dtype))
+    p.grad = torch.randn(rows, size, generator=noise).to(dtype)
+    return p
+
+
+def part_of(w, moments, like=None):
+    """A part whose neurons are rows; its state is new, or that of another."""
+    zeros = torch.zeros(w.shape, dtype=moments)
+    held = (ROWS.norm(w.detach().float()), torch.zeros(len(w), 1)) if like is None else (like.norm, like.rms)
+    m, v = (zeros, zeros.clone()) if like is None else (like.m.to(moments), like.v.to(moments))
+    counters = (torch.zeros(()), torch.zeros(())) if like is None else (like.step.clone(), like.turns.clone())
+    norm, rms = (x.to(torch.promote_types(w.dtype, torch.float32)) for x in held)
+    return Part(w, m, v, counters[0], False, ROWS, norm, rms, counters[1])
 
 
 def parameters(dtype: torch.dtype) -> list[nn.Parameter]:

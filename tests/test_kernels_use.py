@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
@@ -17,23 +16,16 @@ from torch.utils.data import DataLoader
 
 import rotational
 from compare import assert_same
-from kernels import neurons, parameters
+from kernels import linear, neurons, parameters, part_of
 from rotational import rules
 from rotational.kernels import jit, native, reference
-from rotational.kernels.choose import MEASURING, Kernels, refusal
+from rotational.kernels.choose import Kernels, refusal
 from rotational.kernels.layout import layout
-from rotational.kernels.work import Part, Work
-from rotational.neurons import ROWS, Neurons
+from rotational.kernels.work import Work
+from rotational.neurons import ROWS
 from rotational.records import Records
 
 pytestmark = pytest.mark.skipif(native.available() is not None, reason=str(native.available()))
-
-
-def linear(rows=40, size=70, seed=0, dtype=torch.float32):
-    noise = torch.Generator().manual_seed(seed)
-    p = nn.Parameter(torch.randn(rows, size, generator=noise).to(dtype))
-    p.grad = torch.randn(rows, size, generator=noise).to(dtype)
-    return p
 
 
 @pytest.fixture(autouse=True)
@@ -151,14 +143,14 @@ def test_small_numbers_are_flushed_inside_the_step_only():
 @pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("rung", ["native", "numba"])
 def test_low_precision_is_the_reference_rounded_once(rung, moments):
-    if why := refusal(rung, _part(linear(), moments)):
+    if why := refusal(rung, part_of(linear(), moments)):
         pytest.skip(why)
     p = linear(dtype=torch.bfloat16)
-    part, kernels = _part(p, moments), Kernels()
+    part, kernels = part_of(p, moments), Kernels()
     for t in range(8):
         g = linear(seed=t + 1, dtype=torch.bfloat16).grad
         work = _work(part, g)
-        exact = _part(p.double(), torch.float64, part)
+        exact = part_of(p.double(), torch.float64, part)
         reference.Reference().step([_work(exact, g.double())])
         kernels.step([(rung, work)])
         for found, expected in ((part.w, exact.w), (part.m, exact.m), (part.v, exact.v)):
@@ -166,15 +158,6 @@ def test_low_precision_is_the_reference_rounded_once(rung, moments):
             small = 2e-7 * expected.abs().max()
             assert ((found.double() - expected).abs() <= 1.01 * 2**-8 * expected.abs() + small).all()
         assert_same(part.rms.double(), exact.rms, 1e-5)
-
-
-def _part(w, moments, like=None):
-    zeros = torch.zeros(w.shape, dtype=moments)
-    held = (ROWS.norm(w.detach().float()), torch.zeros(len(w), 1)) if like is None else (like.norm, like.rms)
-    m, v = (zeros, zeros.clone()) if like is None else (like.m.to(moments), like.v.to(moments))
-    counters = (torch.zeros(()), torch.zeros(())) if like is None else (like.step.clone(), like.turns.clone())
-    norm, rms = (x.to(torch.promote_types(w.dtype, torch.float32)) for x in held)
-    return Part(w, m, v, counters[0], False, ROWS, norm, rms, counters[1])
 
 
 def _work(part, g, **options):
@@ -203,147 +186,6 @@ def test_moments_in_bfloat16_stall_unless_they_are_rounded_at_random(fused):
     assert abs(seen[False] - 1) > 0.2
 
 
-# Measuring ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("options", [{}, {"rotational": False}, {"update_memory": 0.0, "center": False}], ids=str)
-@pytest.mark.parametrize("units", [ROWS, Neurons(axes=(1,))], ids=str)
-@pytest.mark.parametrize("rung", MEASURING)
-def test_the_step_writes_down_what_the_weights_show(rung, options, units):
-    if why := refusal(rung, _part(linear(), torch.float32)):
-        pytest.skip(why)
-    p = linear(60, 40)
-    opt = rotational.AdamW([{"params": [p], "neurons": [units]}], lr=1e-2, weight_decay=0.1, fused=rung, **options)
-    assert opt.measure({p: units}) == {}  # before its first step a parameter has no state
-    opt.step()
-    for t in range(5):
-        before = p.detach().double()
-        p.grad = linear(60, 40, t).grad
-        (table,) = opt.measure({p: units}).values()
-        opt.step()
-        after = p.detach().double()
-        change = units.change(before, after)
-        assert_same(
-            table[:3].double(),
-            torch.stack(
-                [x.reshape(-1) for x in change[:1]] + [units.norm(after).reshape(-1), change.update.reshape(-1)]
-            ),
-            2e-4,
-        )
-        assert_same(1 + table[3].double(), 1 + change.radial.reshape(-1), 2e-5)  # of the change, so that 1 is large
-    assert opt.measure({p: Neurons(axes=(0, 1))}) == {} or options
-
-
-def test_a_parameter_that_loses_its_gradient_is_measured_at_rest():
-    p, q = linear(), linear()
-    opt = rotational.AdamW([p, q], weight_decay=0.1, fused="native")
-    opt.step()
-    tables = opt.measure({p: ROWS, q: ROWS})
-
-    def closure():
-        q.grad = None
-
-    opt.step(closure)
-    assert (tables[p][0] > 0).all()
-    assert_same(tables[q], torch.stack([0 * tables[q][0], ROWS.norm(q.detach())[:, 0], *(0 * tables[q][:2])]))
-
-
-def test_what_a_refused_step_was_to_measure_is_measured_by_no_other():
-    p = linear()
-    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1, fused="native")
-    opt.step()
-    (table,) = opt.measure({p: ROWS}).values()
-    table.fill_(math.nan)
-    opt.param_groups[0]["lr"] = -1.0
-    with pytest.raises(ValueError, match=r"lr=-1.0"):
-        opt.step()
-    opt.param_groups[0]["lr"] = 1e-2
-    opt.step()
-    assert table.isnan().all()
-
-
-def test_tables_that_are_given_back_are_filled_again():
-    p, q = linear(), linear()
-    opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1, fused="native")
-    opt.step()
-    asked = {p: ROWS, q: ROWS}
-    first = opt.measure(asked)
-    opt.step()
-    kept = {w: table.clone() for w, table in first.items()}
-    again = opt.measure(dict(asked), out=first)
-    assert again is first
-    before = p.detach().clone()
-    opt.step()
-    cosine = torch.cosine_similarity(before.double(), p.detach().double(), dim=1)
-    torch.testing.assert_close(first[p][0].double(), cosine.clamp(max=1).acos(), rtol=1e-3, atol=1e-5)
-    assert not any(torch.equal(first[w], table) for w, table in kept.items())
-
-
-def test_tables_that_no_longer_fit_are_made_anew():
-    p, q = linear(), linear()
-    opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1, fused="native")
-    opt.step()
-    first = opt.measure({p: ROWS, q: ROWS})
-    opt.step()
-    kept = {w: table.clone() for w, table in first.items()}
-    only = opt.measure({p: ROWS}, out=first)  # others
-    assert list(only) == [p]
-    assert only[p] is not first[p]
-    beside = opt.measure({p: ROWS, q: ROWS}, out=first)  # somebody else has asked for this step
-    assert beside is not first
-    assert beside[p] is only[p]
-    opt.step()
-    assert all(torch.equal(first[w], table) for w, table in kept.items())
-    second = opt.measure({p: ROWS, q: ROWS})
-    opt.step()
-    q.grad = None
-    assert list(opt.measure({p: ROWS, q: ROWS}, out=second)) == [p]
-    opt.step()
-    with pytest.raises(TypeError, match=r"measure\(out=dict\): expected what an earlier call"):
-        opt.measure({p: ROWS}, out={p: torch.empty(4, len(p))})
-
-
-def test_a_table_that_two_hold_is_filled_once():
-    p = linear()
-    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1, fused="native")
-    opt.step()
-    first, second = opt.measure({p: ROWS}), opt.measure({p: ROWS})
-    assert first[p] is second[p]
-    opt.step()
-    kept = first[p].clone()
-    for tables in (first, second):
-        assert opt.measure({p: ROWS}, out=tables)[p] is not first[p]
-        opt.step()
-    assert torch.equal(first[p], kept)
-
-
-def test_tables_of_another_state_are_not_taken():
-    p, q = linear(), linear()
-    opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1, fused="native")
-    opt.step()
-    q.grad = None
-    tables = opt.measure({p: ROWS, q: ROWS})
-    opt.step()
-    opt.load_state_dict(opt.state_dict())
-    assert opt.measure({p: ROWS, q: ROWS}, out=tables) == {}  # nothing is known of the state yet
-    opt.step()
-
-
-def test_a_table_that_was_given_back_may_lie_elsewhere():
-    p = linear()
-    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1, fused="native")
-    opt.step()
-    tables = opt.measure({p: ROWS})
-    opt.step()
-    old = tables[p].data
-    tables[p].data = torch.full_like(old, math.nan)
-    kept = old.clone()
-    assert opt.measure({p: ROWS}, out=tables) is tables
-    opt.step()
-    assert torch.equal(old, kept)
-    assert not tables[p].isnan().any()
-
-
 # Layouts and choice ------------------------------------------------------------------------------------------
 
 
@@ -363,7 +205,7 @@ def test_a_layout_finds_every_weight():
 @pytest.mark.parametrize("rung", ["native", "numba", "torch", "reference"])
 def test_parameters_without_rows_take_steps(rung):
     """As a process may hold them of a sharded parameter; counters are the same in all processes."""
-    if why := refusal(rung, _part(linear(), torch.float32)):
+    if why := refusal(rung, part_of(linear(), torch.float32)):
         pytest.skip(why)
     params = [linear(0, 5), linear(), linear(0, 40_000)]
     opt = rotational.AdamW(params, weight_decay=0.1, fused=rung)
@@ -421,7 +263,7 @@ def test_gradients_may_lie_otherwise_and_weights_may_move():
 @pytest.mark.parametrize("rung", ["native", "numba", "torch", "reference"])
 def test_gradients_of_another_precision_are_taken_in_the_weights_own(rung, stored, given):
     p, q = linear(dtype=stored), linear(dtype=stored)
-    if why := refusal(rung, _part(p, stored)):
+    if why := refusal(rung, part_of(p, stored)):
         pytest.skip(why)
     p.grad = None
     p.grad_dtype = given

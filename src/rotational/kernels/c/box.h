@@ -35,14 +35,15 @@ static Work work_of(const Group *groups, Job *jobs, int64_t index, Powers *power
     const Group *g = work.group = &groups[job->group];
     raise_to(powers, g, job);
     double first = powers->first, second = powers->second;
+    double fresh = job->fresh ? g->first_new : g->new_, inflow = job->fresh ? 1 : g->inflow;
     work.held = powers->held;
     work.numbers = (Numbers){
         .sign = (float)g->sign,
         .coupled = (float)g->coupled,
-        .fresh = (float)((job->fresh ? g->first_new : g->new_) / first),
+        .fresh = (float)(fresh / first),
         .old = (float)(g->old / first),
         .decay = (float)g->decay,
-        .inflow = (float)(job->fresh ? 1 : g->inflow),
+        .inflow = (float)inflow,
         .again = (float)(g->old / g->decay / first),
         .beta = (float)g->beta,
         .share = (float)g->share,
@@ -55,7 +56,6 @@ static Work work_of(const Group *groups, Job *jobs, int64_t index, Powers *power
     First *const *both = FIRSTS[job->weights == BF16][job->moments == F32 ? 0 : g->dither ? 2 : 1][g->scale][job->m != 0];
     work.look = both[0];
     work.keep = both[1];
-    double fresh = job->fresh ? g->first_new : g->new_, inflow = job->fresh ? 1 : g->inflow;
     if (g->scale == RMS && job->m && job->moments == F32 && fresh * g->decay == g->old * inflow)
         work.again = job->weights == F32 ? f32_again : bf16_again;
     return work;

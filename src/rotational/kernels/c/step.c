@@ -37,6 +37,17 @@ typedef struct {
     int threads;
 } Step;
 
+/* Neurons that no scratch holds, but that nobody shares. */
+static void tile_along(const Work *work, const Task *task) {
+    Task one = *task;
+    one.lanes = 1;
+    for (; one.lane < task->lane + task->lanes; one.lane++) {
+        sums_along(work, &one);
+        numbers_of(work, one.lane, 1);
+        change_along(work, &one);
+    }
+}
+
 static void tile(Work *work, const Task *task) {
     const Job *job = work->job;
     int beside = job->segments == 1, tiny = beside && job->run < TINY;
@@ -44,13 +55,11 @@ static void tile(Work *work, const Task *task) {
     int64_t fit = (tiny ? SCRATCH / 2 : SCRATCH) / (job->segments * job->run), most = fit < LANES ? fit : LANES;
     if (tiny) work->numbers.asks = 0; /* all of the next box is asked for */
     if (most > LOT) most -= most % LOT; /* rows are added up in lots, whatever the box */
-    Task box = *task;
-    box.lanes = 1;
-    for (; beside && job->run > SCRATCH && box.lane < task->lane + task->lanes; box.lane++) {
-        sums_along(work, &box);
-        numbers_of(work, box.lane, 1);
-        change_along(work, &box);
+    if (beside && job->run > SCRATCH) {
+        tile_along(work, task);
+        return;
     }
+    Task box = *task;
     for (int64_t end = task->lane + task->lanes; box.lane < end; box.lane += box.lanes) {
         box.lanes = end - box.lane < most ? end - box.lane : most;
         int64_t next = beside && box.lane + box.lanes < end ? place(job, box.lane + box.lanes) : 0;

@@ -1,0 +1,160 @@
+"""What a step writes down of how neurons change: the numbers, whose tables they stand in, and when they do not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import rotational
+from compare import assert_same
+from kernels import linear, part_of
+from rotational.kernels import native
+from rotational.kernels.choose import MEASURING, refusal
+from rotational.neurons import ROWS, Neurons
+
+pytestmark = pytest.mark.skipif(native.available() is not None, reason=str(native.available()))
+
+
+@pytest.fixture(autouse=True)
+def every_step_is_worth_threads(monkeypatch):
+    monkeypatch.setattr(native, "THREAD", 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"rotational": False}, {"update_memory": 0.0, "center": False}], ids=str)
+@pytest.mark.parametrize("units", [ROWS, Neurons(axes=(1,))], ids=str)
+@pytest.mark.parametrize("rung", MEASURING)
+def test_the_step_writes_down_what_the_weights_show(rung, options, units):
+    if why := refusal(rung, part_of(linear(), torch.float32)):
+        pytest.skip(why)
+    p = linear(60, 40)
+    opt = rotational.AdamW([{"params": [p], "neurons": [units]}], lr=1e-2, weight_decay=0.1, fused=rung, **options)
+    assert opt.measure({p: units}) == {}  # before its first step a parameter has no state
+    opt.step()
+    for t in range(5):
+        before = p.detach().double()
+        p.grad = linear(60, 40, t).grad
+        (table,) = opt.measure({p: units}).values()
+        opt.step()
+        after = p.detach().double()
+        change = units.change(before, after)
+        assert_same(
+            table[:3].double(),
+            torch.stack(
+                [x.reshape(-1) for x in change[:1]] + [units.norm(after).reshape(-1), change.update.reshape(-1)]
+            ),
+            2e-4,
+        )
+        assert_same(1 + table[3].double(), 1 + change.radial.reshape(-1), 2e-5)  # of the change, so that 1 is large
+    assert opt.measure({p: Neurons(axes=(0, 1))}) == {} or options
+
+
+def test_a_parameter_that_loses_its_gradient_is_measured_at_rest():
+    p, q = linear(), linear()
+    opt = rotational.AdamW([p, q], weight_decay=0.1, fused="native")
+    opt.step()
+    tables = opt.measure({p: ROWS, q: ROWS})
+
+    def closure():
+        q.grad = None
+
+    opt.step(closure)
+    assert (tables[p][0] > 0).all()
+    assert_same(tables[q], torch.stack([0 * tables[q][0], ROWS.norm(q.detach())[:, 0], *(0 * tables[q][:2])]))
+
+
+def test_what_a_refused_step_was_to_measure_is_measured_by_no_other():
+    p = linear()
+    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1, fused="native")
+    opt.step()
+    (table,) = opt.measure({p: ROWS}).values()
+    table.fill_(math.nan)
+    opt.param_groups[0]["lr"] = -1.0
+    with pytest.raises(ValueError, match=r"lr=-1.0"):
+        opt.step()
+    opt.param_groups[0]["lr"] = 1e-2
+    opt.step()
+    assert table.isnan().all()
+
+
+def test_tables_that_are_given_back_are_filled_again():
+    p, q = linear(), linear()
+    opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1, fused="native")
+    opt.step()
+    asked = {p: ROWS, q: ROWS}
+    first = opt.measure(asked)
+    opt.step()
+    kept = {w: table.clone() for w, table in first.items()}
+    again = opt.measure(dict(asked), out=first)
+    assert again is first
+    before = p.detach().clone()
+    opt.step()
+    cosine = torch.cosine_similarity(before.double(), p.detach().double(), dim=1)
+    torch.testing.assert_close(first[p][0].double(), cosine.clamp(max=1).acos(), rtol=1e-3, atol=1e-5)
+    assert not any(torch.equal(first[w], table) for w, table in kept.items())
+
+
+def test_tables_that_no_longer_fit_are_made_anew():
+    p, q = linear(), linear()
+    opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1, fused="native")
+    opt.step()
+    first = opt.measure({p: ROWS, q: ROWS})
+    opt.step()
+    kept = {w: table.clone() for w, table in first.items()}
+    only = opt.measure({p: ROWS}, out=first)  # others
+    assert list(only) == [p]
+    assert only[p] is not first[p]
+    beside = opt.measure({p: ROWS, q: ROWS}, out=first)  # somebody else has asked for this step
+    assert beside is not first
+    assert beside[p] is only[p]
+    opt.step()
+    assert all(torch.equal(first[w], table) for w, table in kept.items())
+    second = opt.measure({p: ROWS, q: ROWS})
+    opt.step()
+    q.grad = None
+    assert list(opt.measure({p: ROWS, q: ROWS}, out=second)) == [p]
+    opt.step()
+    with pytest.raises(TypeError, match=r"measure\(out=dict\): expected what an earlier call"):
+        opt.measure({p: ROWS}, out={p: torch.empty(4, len(p))})
+
+
+def test_a_table_that_two_hold_is_filled_once():
+    p = linear()
+    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1, fused="native")
+    opt.step()
+    first, second = opt.measure({p: ROWS}), opt.measure({p: ROWS})
+    assert first[p] is second[p]
+    opt.step()
+    kept = first[p].clone()
+    for tables in (first, second):
+        assert opt.measure({p: ROWS}, out=tables)[p] is not first[p]
+        opt.step()
+    assert torch.equal(first[p], kept)
+
+
+def test_tables_of_another_state_are_not_taken():
+    p, q = linear(), linear()
+    opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1, fused="native")
+    opt.step()
+    q.grad = None
+    tables = opt.measure({p: ROWS, q: ROWS})
+    opt.step()
+    opt.load_state_dict(opt.state_dict())
+    assert opt.measure({p: ROWS, q: ROWS}, out=tables) == {}  # nothing is known of the state yet
+    opt.step()
+
+
+def test_a_table_that_was_given_back_may_lie_elsewhere():
+    p = linear()
+    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1, fused="native")
+    opt.step()
+    tables = opt.measure({p: ROWS})
+    opt.step()
+    old = tables[p].data
+    tables[p].data = torch.full_like(old, math.nan)
+    kept = old.clone()
+    assert opt.measure({p: ROWS}, out=tables) is tables
+    opt.step()
+    assert torch.equal(old, kept)
+    assert not tables[p].isnan().any()
