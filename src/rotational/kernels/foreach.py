@@ -1,8 +1,8 @@
 """A step over lists of torch tensors, in place, with torch's own operations.
 
 The rule (gradient -> update direction) is `directions`, and where neurons turn `updates`, which for Adam on a CPU is
-torch's fused kernel. What is done with it is either `descend_`, the plain rule, or `rotate_`, which is
-`rotate.rotate` for many neurons. All are generic over memory, scale and neurons.
+torch's fused kernel. What is done with it is either `descend_`, the plain rule, or `foreach_turn.rotate_`. All are
+generic over memory, scale and neurons.
 
     w  weights     g  gradients     m  memory     v  second moments     c  filtered     u  directions
 """
@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rotational.kernels.foreach_turn import rotate_
 from rotational.kernels.pieces import Held, Piece, batches
 from rotational.kernels.work import Part, Work, in_line, span, wide
 from rotational.memory import Memory, ema
-from rotational.rotate import rounding
 from rotational.rule import Rule
 from rotational.scale import Rms, Sign
 
@@ -244,107 +244,3 @@ def descend_(batch: Sequence[Piece], u: Directions, *, lr: float, kept: float) -
         torch._foreach_add_(w, u.c, alpha=-lr)
     else:
         torch._foreach_addcdiv_(w, u.c, u.root, [-(lr / bias) for bias in u.bias])
-
-
-# The rotation -----------------------------------------------------------------------------------------------
-
-
-class _Options(NamedTuple):
-    """What is the same for all neurons that turn in one go."""
-
-    rotation: float
-    turns: int
-    memory: float
-    center: bool
-
-
-@torch.no_grad()
-def rotate_(batch: Sequence[Piece], u: Tensors, *, rotation: float, memory: float, center: bool) -> None:
-    """`rotate.rotate` in place: `w` turns, `rms` is brought up to date, `u` is used up.
-
-    A neuron whose `norm` is 0 stays as it is until it has a length, which then becomes its norm.
-    Low-precision weights are turned in single precision and rounded once, at the end.
-    """
-    # Rows of one size are one tall matrix; all else goes alone.
-    alike: dict[tuple[_Options, int, torch.dtype, torch.device], list[tuple[Tensor, Tensor, Held]]] = {}
-    for i, (piece, direction) in enumerate(zip(batch, u, strict=True)):
-        assert piece.held is not None
-        w, held = piece.w, piece.held
-        options = _Options(rotation, held.turns, memory, center)
-        size = held.neurons.size(w.shape) if _in_rows(piece) else -1 - i
-        alike.setdefault((options, size, w.dtype, w.device), []).append((w, direction, held))
-    for (options, size, *_), members in alike.items():
-        if len(members) > 1:
-            _turn_rows_(members, size, options)
-        else:
-            ((w, direction, held),) = members
-            view = held.neurons.view
-            _turn_(view(w), view(direction), held.neurons.within(w.shape), held.norm, held.rms, options)
-
-
-def _in_rows(piece: Piece) -> bool:
-    """Whether the neurons lie one after the other in memory."""
-    assert piece.held is not None
-    axes = piece.held.neurons.axes
-    return axes == tuple(range(len(axes))) and piece.w.is_contiguous()
-
-
-def _turn_rows_(members: Sequence[tuple[Tensor, Tensor, Held]], size: int, options: _Options) -> None:
-    """Join, turn, and put back."""
-    w = [x.view(-1, size) for x, _, _ in members]
-    norm, rms = [x.norm.view(-1, 1) for _, _, x in members], [x.rms.view(-1, 1) for _, _, x in members]
-    kept = (w, norm, rms)
-    tall_w, tall_norm, tall_rms = tall = [torch.cat(column) for column in kept]
-    _turn_(tall_w, torch.cat([u.reshape(-1, size) for _, u, _ in members]), (1,), tall_norm, tall_rms, options)
-    for column, joined in zip(kept, tall, strict=True):
-        torch._foreach_copy_(column, list(joined.split([len(x) for x in w])))
-
-
-def _turn_(w: Tensor, u: Tensor, within: tuple[int, ...], norm: Tensor, rms: Tensor, options: _Options) -> None:
-    """The step itself, on neurons that run along the axes `within`."""
-    wide = w if w.dtype in (torch.float32, torch.float64) else w.float()
-    precision, size = torch.finfo(wide.dtype), math.prod(w.shape[a] for a in within)
-    noise = rounding(precision.eps, torch.finfo(u.dtype).eps)
-    length = _length(wide, within, size)
-    torch.where(norm > 0, norm, length, out=norm)
-    # u in units of its largest entry: squares of gradients of 1e-20 or 1e+20 do not exist in single precision.
-    u = u.to(wide.dtype)
-    scale = torch.maximum(u.amax(within, keepdim=True), u.amin(within, keepdim=True).neg_()).clamp_min_(precision.tiny)
-    u.div_(scale)
-    mean = u.mean(within, keepdim=True) if options.center else None
-    if mean is not None:
-        u.sub_(mean)
-    nonzero = length.clamp_min(precision.tiny)
-    along = (u * wide).sum(within, keepdim=True).div_(nonzero)
-    u.addcmul_(wide, along / nonzero, value=-1)
-    left = _length(u, within, size)
-    # By Pythagoras, |u|^2 is what is left, what lay along w and, C times squared, the mean.
-    whole = torch.hypot(left, along)
-    if mean is not None:
-        torch.hypot(whole, mean.mul_(size**0.5), out=whole)
-    still = left <= whole.mul_(noise)
-    left.masked_fill_(still, 0.0)
-    tangent = left * scale
-    torch.hypot(rms.mul_(options.memory**0.5), tangent * (1 - options.memory) ** 0.5, out=rms)
-    if options.rotation == 0.0:
-        return  # nothing turns, and nothing is rounded either
-    # NaN passes all these tests and is seen in the weights, as it is with torch's own optimizers.
-    still |= length == 0
-    slope = tangent.div_(rms).mul_(options.rotation * (1 - options.memory**options.turns) ** 0.5)
-    # w' = n N(w/|w| - slope u/|u|); the two are orthogonal, and their lengths are known
-    stretch = slope.square().add_(1.0).rsqrt_().mul_(norm)
-    slope.mul_(stretch).div_(left)
-    wide.mul_(stretch.div_(nonzero).masked_fill_(still, 1.0))
-    wide.addcmul_(u, slope.masked_fill_(still, 0.0), value=-1)
-    if wide is not w:
-        w.copy_(wide)
-
-
-def _length(x: Tensor, within: tuple[int, ...], size: int) -> Tensor:
-    """Lengths of the neurons.
-
-    On a CPU torch's norm adds up in one chain, 1e-5 off at 10^6 entries and 1e-3 at 10^7; its sum does not.
-    """
-    if size > 1 << 16:
-        return x.square().sum(within, keepdim=True).sqrt_()
-    return torch.linalg.vector_norm(x, dim=within, keepdim=True)

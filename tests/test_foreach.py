@@ -1,0 +1,93 @@
+"""The rotation with torch's own operations: each neuron by sums or by projection, whatever lies beside it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from compare import assert_same
+from rotational.kernels import foreach_turn
+from rotational.kernels.foreach_turn import rotate_
+from rotational.kernels.pieces import Held, Piece
+from rotational.neurons import ROWS, Neurons
+from rotational.rotate import rotate
+
+ENTRIES = 300
+SHARES = (1.0, 0.5, 0.21, 0.19, 0.01, 1e-3)
+"""Of |u|, what leads to the side."""
+SIZES = (1.0, 1e-25, 1e-12, 1e12, 1e25)
+COLUMNS = Neurons(axes=(1,))
+
+
+def _rows() -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+    """Weights, directions of all shares and sizes, and the share of each row."""
+    noise = torch.Generator().manual_seed(0)
+    cases = [(share, size) for share in SHARES for size in SIZES]
+    w, side = torch.randn(2, len(cases), ENTRIES, generator=noise, dtype=torch.float64)
+    w = w - w.mean(1, keepdim=True)
+    w = w / w.norm(dim=1, keepdim=True)
+    side = side - side.mean(1, keepdim=True)
+    side = side - (side * w).sum(1, keepdim=True) * w
+    side = side / side.norm(dim=1, keepdim=True)
+    share, size = torch.tensor(cases, dtype=torch.float64).T[:, :, None]
+    u = size * (share * side + (1 - share**2).sqrt() * w)
+    return w.float(), u.float(), [one for one, _ in cases]
+
+
+def _turned(w, u, neurons, center=True):
+    """Weights and RMS after a turn by about 0.1."""
+    w, norm = w.clone(), neurons.norm(w)
+    rms = torch.zeros_like(norm)
+    piece = Piece(w, u, None, None, 1, False, Held(neurons, norm, rms, 1))
+    rotate_([piece], [u.clone()], rotation=0.1, memory=0.9, center=center)
+    return w, rms
+
+
+@pytest.mark.parametrize("neurons", [ROWS, COLUMNS], ids=["rows", "columns"])
+@pytest.mark.parametrize("center", [True, False])
+def test_every_share_and_size_turns_as_in_double_precision(neurons, center):
+    w, u, shares = _rows()
+    lying = (lambda x: x) if neurons is ROWS else (lambda x: x.T.contiguous())
+    turned, rms = (lying(x) for x in _turned(lying(w), lying(u), neurons, center))
+    norm = ROWS.norm(w.double())
+    options = {"rotation": 0.1, "norm": norm, "rms": 0 * norm, "steps": 1, "memory": 0.9, "center": center}
+    expected, expected_rms = rotate(w.double(), u.double(), ROWS, **options)
+    change = (turned.double() - w).norm(dim=1)
+    assert (change > 0.05).all()
+    error = (turned.double() - expected).norm(dim=1) / change
+    # Projecting leaves up to 8 roundings of |u| (`rotate.rounding`), and the change of a weight a few of the weight.
+    limit = torch.tensor([8 * 2**-23 * (1 / share + 5) for share in shares])
+    assert (error < limit).all(), (error / limit).max()
+    assert_same(rms / expected_rms, torch.ones_like(rms), 1e-3)
+
+
+def test_what_lies_beside_a_neuron_changes_none_of_its_bits():
+    w, u, _ = _rows()
+    w[1], u[2], u[3, 5], w[4, 7] = 0.0, 0.0, math.nan, math.inf
+    turned, rms = _turned(w, u, ROWS)
+    for i in range(len(w)):
+        alone, alone_rms = _turned(w[i : i + 1], u[i : i + 1], ROWS)
+        assert torch.equal(turned[i].nan_to_num(7.0), alone[0].nan_to_num(7.0)), i
+        assert torch.equal(rms[i].nan_to_num(7.0), alone_rms[0].nan_to_num(7.0)), i
+    assert torch.equal(turned[1], w[1])
+    assert torch.equal(turned[2], w[2])
+    assert not turned[3].isfinite().any()
+
+
+def test_projection_is_only_of_those_who_need_it(monkeypatch):
+    asked = []
+    projected = foreach_turn._projected
+
+    def seen(of, noise, rest):
+        asked.append(None if rest is None else rest.flatten().tolist())
+        return projected(of, noise, rest)
+
+    monkeypatch.setattr(foreach_turn, "_projected", seen)
+    w, u, shares = _rows()
+    easy = [share > 0.2 and 1e-15 < float(row.norm()) < 1e15 for share, row in zip(shares, u, strict=True)]
+    _turned(w[easy], u[easy], ROWS)
+    assert asked == []
+    _turned(w, u, ROWS)
+    assert asked == [[not one for one in easy]]
