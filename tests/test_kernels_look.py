@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import rotational
 from rotational.kernels import look as module
-from rotational.kernels.look import ADDRESS, HOW, OBJECT, ask, look
+from rotational.kernels.look import ADDRESS, HOW, OBJECT, Known, ask, look
 from rotational.kernels.native import EMPTY
 
 WHOLE = torch.arange(48.0).reshape(6, 8)
@@ -45,6 +45,64 @@ def test_c_sees_where_each_lies_as_torch_says() -> None:
     assert found[ADDRESS].tolist() == [*(x.data_ptr() for x in VIEWS.values()), 0]
     assert found[HOW, -1] == 0
     assert np.array_equal(ask(values)[:HOW], found[:HOW])
+
+
+def there() -> tuple[list[list[Tensor]], dict[Tensor, dict[str, Any]]]:
+    """Two lists of tensors, with states; the last tensor has none."""
+    lists = [[torch.ones(3, 4), torch.ones(2)], [torch.ones(5)]]
+    states: dict[Tensor, dict[str, Any]] = {x: {"a": torch.zeros_like(x), "b": torch.zeros(())} for x in lists[0]}
+    return lists, states
+
+
+def known(lists: Any, states: Any) -> Known:
+    values = [x for one in lists for x in one] + [x for state in states.values() for x in state.values()]
+    keys = [key for owner, state in states.items() for key in (owner, *state)]
+    found = look(values)
+    assert found is not None
+    return Known([0, 2, 3], keys, found)
+
+
+def exchange_names(state: dict[str, Any]) -> None:
+    a, b = state.pop("a"), state.pop("b")
+    state["b"], state["a"] = a, b  # the same values in the same order
+
+
+CHANGES: dict[str, Callable[[Any, Any, Tensor], Any]] = {
+    "another tensor": lambda lists, states, p: lists[0].__setitem__(1, torch.ones(2)),
+    "one more": lambda lists, states, p: lists[1].append(torch.ones(2)),
+    "one less": lambda lists, states, p: lists[1].pop(),
+    "one that moves on": lambda lists, states, p: lists[1].insert(0, lists[0].pop()),
+    "a tuple": lambda lists, states, p: lists.__setitem__(1, tuple(lists[1])),
+    "one that lies elsewhere": lambda lists, states, p: setattr(p, "data", p.data.clone()),
+    "one of another shape": lambda lists, states, p: p.resize_(4, 3),
+    "one transposed": lambda lists, states, p: p.t_(),
+    "one shared": lambda lists, states, p: p.share_memory_(),
+    "a state more": lambda lists, states, p: states.__setitem__(lists[1][0], {}),
+    "a state less": lambda lists, states, p: states.popitem(),
+    "states in another order": lambda lists, states, p: states.__setitem__(p, states.pop(p)),
+    "a value more": lambda lists, states, p: states[p].__setitem__("c", torch.ones(1)),
+    "a value less": lambda lists, states, p: states[p].pop("b"),
+    "another value": lambda lists, states, p: states[p].__setitem__("b", torch.zeros(())),
+    "a value that lies elsewhere": lambda lists, states, p: setattr(states[p]["a"], "data", torch.zeros(3, 4)),
+    "names exchanged": lambda lists, states, p: exchange_names(states[p]),
+    "a number": lambda lists, states, p: states[p].__setitem__("b", 3.0),
+    "None": lambda lists, states, p: states[p].__setitem__("b", None),
+    "no dict": lambda lists, states, p: states.__setitem__(p, [1]),
+}
+
+
+@needs_look
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_changes_is_no_longer_what_was_known(change: str) -> None:
+    lists, states = there()
+    seen = known(lists, states)
+    assert seen.lasts(lists, states)
+    lists[0][0].mul_(2)  # values may change, and that is all
+    assert seen.lasts([list(x) for x in lists], dict(states))
+    kept = [x for state in states.values() for x in state.values()] + [x for one in lists for x in one]
+    CHANGES[change](lists, states, lists[0][0])
+    assert not seen.lasts(lists, states)
+    del kept  # so long no other tensor took the identity of one
 
 
 def seers() -> list[Any]:
@@ -103,7 +161,7 @@ def trained(steps: int = 6) -> list[Tensor]:
 
 def test_steps_are_the_same_where_torch_tells_c_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = trained()
-    monkeypatch.setattr(module, "_call", lambda: None)
+    monkeypatch.setattr(module, "_calls", lambda: None)
     assert all(torch.equal(a, b) for a, b in zip(trained(), expected, strict=True))
 
 
@@ -111,10 +169,10 @@ def test_a_table_of_another_name_or_version_is_not_used(monkeypatch: pytest.Monk
     for name, value in (("VERSION", (2, 0)), ("VERSION", (1, 99)), ("NAME", b"another")):
         with monkeypatch.context() as change:
             change.setattr(module, name, value)
-            module._call.cache_clear()  # pyright: ignore[reportPrivateUsage]
+            module._calls.cache_clear()  # pyright: ignore[reportPrivateUsage]
             assert look([WHOLE]) is None
     monkeypatch.undo()
-    module._call.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    module._calls.cache_clear()  # pyright: ignore[reportPrivateUsage]
 
 
 def stepped(p: nn.Parameter, opt: Any, g: Tensor) -> None:
@@ -128,7 +186,7 @@ def test_state_transposed_in_place_is_stepped_as_it_lies_now(
     told: bool, note: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not told:
-        monkeypatch.setattr(module, "_call", lambda: None)
+        monkeypatch.setattr(module, "_calls", lambda: None)
     torch.manual_seed(0)
     start, grads = torch.randn(4, 4), torch.randn(3, 4, 4)
     weights: list[Tensor] = []

@@ -7,8 +7,9 @@ compiled library is missing, and of tensors that several processes share, each o
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rotational.kernels.native import EMPTY, LIBRARY, library
-from rotational.kernels.work import own
+from rotational.kernels.work import identical, own
 
 OBJECT, ADDRESS, HOW = range(3)
 """Rows of what is found: which object it is; where it lies, `EMPTY` if it has no entries; and a number that is the same
@@ -30,8 +31,10 @@ _HEADER, _TELL = 16, 3
 
 
 @lru_cache(maxsize=1)
-def _call() -> Callable[[list[Any], int, int], int] | None:
-    """What looks, given a list, its length and where to write; None where there is none."""
+def _calls() -> tuple[Callable[..., int], Callable[..., int], Any] | None:
+    """What looks at a list, what compares with what is known (`c/look.c`), and the functions of torch and Python that
+    both take first; None where there are none.
+    """
     capsule: Any = getattr(Tensor, "__dlpack_c_exchange_api__", None)
     if capsule is None or library() is None or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
@@ -47,28 +50,65 @@ def _call() -> Callable[[list[Any], int, int], int] | None:
     tell = (ctypes.c_void_p * 5).from_address(table + _HEADER)[_TELL]
     if tell is None:  # which it need not have
         return None
-    get = ctypes.cast(ctypes.pythonapi.PyList_GetItem, ctypes.c_void_p).value
-    look = ctypes.PyDLL(str(LIBRARY)).rotational_look  # which, unlike CDLL, keeps Python's lock
-    address, count = ctypes.c_void_p, ctypes.c_int64
-    look.restype, look.argtypes = count, [address, address, ctypes.py_object, count, address, address]
-    none = id(None)
+    own = (ctypes.pythonapi.PyList_GetItem, ctypes.pythonapi.PyDict_Next)
+    python = (ctypes.c_void_p * 4)(tell, *(ctypes.cast(f, ctypes.c_void_p).value for f in own), id(None))
+    native = ctypes.PyDLL(str(LIBRARY))  # which, unlike CDLL, keeps Python's lock
+    address, count, thing = ctypes.c_void_p, ctypes.c_int64, ctypes.py_object
+    native.rotational_look.argtypes = [address, thing, count, address]
+    native.rotational_look.restype = count
+    native.rotational_same.argtypes = [address, thing, address, count, thing, address, count, address, count]
+    return native.rotational_look, native.rotational_same, python
 
-    def call(values: list[Any], n: int, found: int) -> int:
-        return look(tell, get, values, n, none, found)
 
-    return call
+_REFUSED = (RuntimeError, TypeError, ValueError, BufferError)
+"""What torch raises of what is sparse, no tensor at all, or of a type that DLPack has not."""
 
 
 def look(values: list[Any]) -> np.ndarray | None:
     """What there is to know of these tensors, [3, n]; None where one of them has to be asked in Python."""
-    call, n = _call(), len(values)
-    if call is None:
+    calls, n = _calls(), len(values)
+    if calls is None:
         return None
+    call, _, python = calls
     found = np.empty((3, n), np.int64)
     try:
-        return found if call(values, n, found.ctypes.data) == n else None
-    except (RuntimeError, TypeError, ValueError, BufferError):  # sparse, no tensor at all, of a type DLPack has not
+        return found if call(python, values, n, found.ctypes.data) == n else None
+    except _REFUSED:
         return None
+
+
+class Known:
+    """What was seen of some lists of tensors and of the states of some, to be compared with what is there now.
+
+    starts   where each list begins among the tensors, and the end of the last
+    keys     whose the states are, each followed by the names of its values
+    found    what was seen of the tensors and then of these values, by `look` or `ask`
+    """
+
+    def __init__(self, starts: list[int], keys: list[Any], found: np.ndarray) -> None:
+        self.starts, self.keys, self.found = starts, keys, found
+        self._kept = (np.array(starts, np.int64), np.array([*map(id, keys)], np.int64), np.ascontiguousarray(found))
+        starts_at, keys_at, found_at = (x.ctypes.data for x in self._kept)
+        self._lists = starts_at, len(starts) - 1
+        self._seen = keys_at, len(keys), found_at, found.shape[1]
+
+    def same(self, other: Known) -> bool:
+        """Whether the same was seen."""
+        alike = self.starts == other.starts and identical(self.keys, other.keys)
+        return alike and self.found.tobytes() == other.found.tobytes()
+
+    def lasts(self, lists: list[Sequence[Any]], states: Mapping[Any, Any]) -> bool:
+        """Whether all of it is still there, and nothing else; False too where C cannot tell."""
+        calls = _calls()
+        if calls is None or [*accumulate(map(len, lists), initial=0)] != self.starts:
+            return False
+        if not all(isinstance(x, list) for x in lists):
+            return False
+        _, call, python = calls
+        try:
+            return call(python, lists, *self._lists, states, *self._seen) != 0
+        except _REFUSED:
+            return False
 
 
 def ask(values: list[Any]) -> np.ndarray:

@@ -24,7 +24,7 @@ from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw, Rms, Sign
 
 LIBRARY = Path(__file__).with_name("_native.so")
-ABI = 6
+ABI = 7
 """Of c/table.h; a library of another number was built from other sources."""
 
 THREAD = 1 << 17
@@ -69,11 +69,9 @@ def library() -> Any:
     if found.rotational_abi() != ABI:
         return None
     found.rotational_step.restype = found.rotational_borrow.restype = None
-    pointer, count = ctypes.c_void_p, ctypes.c_int64
-    found.rotational_borrow.argtypes = [pointer, pointer]
+    found.rotational_borrow.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     found.rotational_borrow(*_torch_threads())
-    found.rotational_step.argtypes = [pointer, pointer, count, pointer, pointer, count, *[pointer] * 2, count, pointer]
-    found.rotational_step.argtypes += [count, ctypes.c_int]
+    found.rotational_step.argtypes = [ctypes.c_void_p]
     return found
 
 
@@ -188,7 +186,7 @@ class Table:
         self.units, self.numbers = np.array(tasks.units, UNIT), np.zeros(max(1, tasks.numbers))
         at = [x.ctypes.data for x in (self.groups, self.jobs, self.tasks, self.units, self.numbers)]
         self._arguments = (*at[:2], len(self.jobs), *at[2:4], len(self.units), at[4])
-        self._shared: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._steps: dict[int, tuple[int, tuple[np.ndarray, ...]]] = {}
         self._kept = [units for work in works for units, _ in work.measured.values()]
         self.weights = [part.w for work in works for part in work.parts]
         starts = accumulate([len(work.parts) for work in works], initial=0)
@@ -206,7 +204,7 @@ class Table:
             self.jobs["fresh"] = [part.fresh for part in self._fresh]
             self._fresh = self._fresh if self.jobs["fresh"].any() else []
         if self._measured:
-            outs = [out.data_ptr() for work in works for _, out in work.measured.values()]
+            outs = [*map(Tensor.data_ptr, [out for work in works for _, out in work.measured.values()])]
             if outs != self._outs:
                 self.jobs["out"][self._measured] = self._outs = outs
 
@@ -230,16 +228,20 @@ class Table:
     def run(self, threads: int) -> None:
         """Take the step."""
         threads = self.worth(threads)
-        bounds, cursors = self._shared.get(threads) or self._share(threads)
-        stages, apart = len(bounds), cursors.shape[1]
-        library().rotational_step(*self._arguments, bounds.ctypes.data, stages, cursors.ctypes.data, apart, threads)
+        step, _ = self._steps.get(threads) or self._share(threads)
+        library().rotational_step(step)
 
-    def _share(self, threads: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where the tasks of each thread begin in each stage; and room for how far it is."""
+    def _share(self, threads: int) -> tuple[int, tuple[np.ndarray, ...]]:
+        """The address of `Step` of c/table.h for so many threads, and what it names: where the tasks of each begin in
+        each stage, and room for how far it is.
+        """
         bounds = shared(self.tasks, self._stages, threads)
-        cursors = np.zeros((threads, len(bounds) + LINE - len(bounds) % LINE), np.int64)
-        self._shared[threads] = bounds, cursors
-        return bounds, cursors
+        stages = len(bounds)
+        cursors = np.zeros((threads, stages + LINE - stages % LINE), np.int64)
+        last = (bounds.ctypes.data, stages, cursors.ctypes.data, cursors.shape[1], threads)
+        step = np.array([*self._arguments, *last], np.int64)
+        self._steps[threads] = found = step.ctypes.data, (step, bounds, cursors)
+        return found
 
     def worth(self, threads: int) -> int:
         """How many of these threads to use: small steps are over before a second one has woken up."""

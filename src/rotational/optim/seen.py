@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
 
-from rotational.kernels.look import ADDRESS, HOW, ask, look
+from rotational.kernels.look import ADDRESS, HOW, Known, ask, look
 from rotational.kernels.work import identical
 
 
@@ -22,37 +22,32 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        self._starts: list[int] = []  # of each group among the parameters
-        self._owners: list[Any] = []  # whose the state is
+        self._known = Known([0], [], np.zeros((3, 0), np.int64))
         self._values: list[Any] = []  # kept alive, so that no other object takes the identity of one
-        self._found = np.zeros((3, 0), np.int64)
-        self._known: tuple[list[int], list[Any], bytes] | None = None
+        self._taken = False
         self._odd: list[Any] | None = None  # those of the last time that one of them had to be asked
 
     def same(self, groups: Sequence[Mapping[str, Any]], states: Mapping[Tensor, dict[str, Any]]) -> bool:
         """Whether all of it is what it was in the step before, and lies where it did."""
-        values: list[Any] = []
-        self._starts = [0]
-        for group in groups:
-            values += group["params"]
-            self._starts.append(len(values))
-        values += chain.from_iterable(map(dict.values, states.values()))
+        # Until this step is taken: where it is refused, others may have been decided on.
+        taken, self._taken = self._taken, False
+        lists: list[Sequence[Any]] = [group["params"] for group in groups]
+        if taken and self._odd is None and self._known.lasts(lists, states):
+            return True
+        values = [*chain.from_iterable(lists), *chain.from_iterable(map(dict.values, states.values()))]
         odd = self._odd is not None and identical(values, self._odd)
         found = None if odd else look(values)
         self._odd = None if found is not None else values
-        # What was known is forgotten until this step is taken: where it is refused, others may have been decided on.
-        known, self._known = self._known, None
-        self._owners, self._values, self._found = list(states), values, ask(values) if found is None else found
-        if known is None:
-            return False
-        starts, owners, all_found = known
-        return self._starts == starts and identical(self._owners, owners) and self._found.tobytes() == all_found
+        keys = [key for owner, state in states.items() for key in (owner, *state)]
+        starts, found = [*accumulate(map(len, lists), initial=0)], ask(values) if found is None else found
+        before, self._known, self._values = self._known, Known(starts, keys, found), values
+        return taken and self._known.same(before)
 
     def places(self, index: int, grads: list[Tensor | None]) -> np.ndarray | None:
         """Where the gradients of a group lie, if each is stored and lies as its weights do; else None."""
         if self._odd is not None or (found := look(grads)) is None:
             return None
-        how = self._found[HOW, self._starts[index] : self._starts[index + 1]]
+        how = self._known.found[HOW, self._known.starts[index] : self._known.starts[index + 1]]
         if found[HOW].tobytes() == how.tobytes():
             negated = any(map(Tensor.is_neg, cast("list[Tensor]", grads)))
         elif ((found[HOW] == how) | (found[ADDRESS] == 0)).all():
@@ -63,4 +58,4 @@ class Seen:
 
     def settle(self) -> None:
         """The step was taken: what was looked at for it is what is known."""
-        self._known = self._starts, self._owners, self._found.tobytes()
+        self._taken = True

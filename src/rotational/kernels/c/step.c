@@ -25,18 +25,6 @@
 
 /* Tasks ----------------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    const Group *groups;
-    Job *jobs;
-    const Task *tasks;
-    Unit *units;
-    double *numbers;
-    const int64_t *bounds;      /* where the tasks of each thread begin in each stage, [stages, threads + 1] */
-    int64_t stages, apart;
-    atomic_ullong *cursors;     /* [threads, apart]: those of the next thread are in another line of the cache */
-    int threads;
-} Step;
-
 /* Neurons that no scratch holds, but that nobody shares. */
 static void tile_along(const Work *work, const Task *task) {
     Task one = *task;
@@ -77,7 +65,7 @@ static void flat(const Work *work, const Task *task) {
 }
 
 /* Sums of a part; the last part to come adds them all up, in their order, and works out how to go on. */
-static void sum(Step *step, const Work *work, const Task *task) {
+static void sum(const Step *step, const Work *work, const Task *task) {
     Unit *unit = &step->units[task->unit];
     Sums *sums = &work->mine->sums;
     Coefficients *to = &work->mine->coefficients;
@@ -108,7 +96,7 @@ static void sum(Step *step, const Work *work, const Task *task) {
     atomic_store_explicit((atomic_int *)&unit->ready, 1, memory_order_release);
 }
 
-static void apply_part(Step *step, const Work *work, const Task *task) {
+static void apply_part(const Step *step, const Work *work, const Task *task) {
     Unit *unit = &step->units[task->unit];
     Coefficients *to = &work->mine->coefficients;
     int64_t lanes = task->lanes;
@@ -154,12 +142,12 @@ static void as_before(unsigned state) {
  * be in its caches, and fetching it from another's takes longer than from memory. Then it helps the others, from the
  * other end. A cursor holds the first task that is left and, 32 bits up, the one after the last.
  */
-static int64_t take(atomic_ullong *cursor, int last) {
-    unsigned long long now = atomic_load_explicit(cursor, memory_order_relaxed);
+static int64_t take(_Atomic uint64_t *cursor, int last) {
+    uint64_t now = atomic_load_explicit(cursor, memory_order_relaxed);
     for (;;) {
         uint32_t from = (uint32_t)now, to = (uint32_t)(now >> 32);
         if (from >= to) return -1;
-        if (atomic_compare_exchange_weak(cursor, &now, last ? now - (1ull << 32) : now + 1)) return last ? to - 1 : from;
+        if (atomic_compare_exchange_weak(cursor, &now, last ? now - ((uint64_t)1 << 32) : now + 1)) return last ? to - 1 : from;
     }
 }
 
@@ -175,10 +163,10 @@ static void body(void *argument) {
     Memory *mine = &memory;
     /* Unless the compiler forgets where this came from, it asks for its address again in every loop. */
     __asm__("" : "+r"(mine));
-    Step *step = argument;
+    const Step *step = argument;
     unsigned before = quick();
     Powers powers = {0};
-    int me = rotational_thread() % step->threads;
+    int me = rotational_thread() % (int)step->threads;
     for (int64_t stage = 0, i; stage < step->stages; stage++) {
         /* What was summed last is in the cache. */
         int backwards = step->tasks[step->bounds[stage * (step->threads + 1)]].kind == APPLY;
@@ -197,19 +185,17 @@ static void body(void *argument) {
     as_before(before);
 }
 
-void ROTATIONAL_STEP(const Group *groups, Job *jobs, int64_t job_count, const Task *tasks, Unit *units,
-                     int64_t unit_count, double *numbers, const int64_t *bounds, int64_t stages, void *cursors,
-                     int64_t apart, int threads) {
-    Step step = {groups, jobs, tasks, units, numbers, bounds, stages, apart, cursors, threads};
-    for (int64_t i = 0; i < unit_count; i++) units[i].done = units[i].ready = 0;
-    for (int64_t stage = 0; stage < stages; stage++, bounds += threads + 1)
-        for (int t = 0; t < threads; t++)
-            atomic_init(step.cursors + t * apart + stage, (unsigned long long)bounds[t + 1] << 32 | (uint32_t)bounds[t]);
-    rotational_parallel(body, &step, threads);
-    for (int64_t i = 0; i < job_count; i++) {
-        if (!jobs[i].g) continue;
-        *jobs[i].step += 1;
-        if (jobs[i].turns) *jobs[i].turns += 1;
-        jobs[i].fresh = 0;
+void ROTATIONAL_STEP(const Step *step) {
+    const int64_t *bounds = step->bounds;
+    for (int64_t i = 0; i < step->unit_count; i++) step->units[i].done = step->units[i].ready = 0;
+    for (int64_t stage = 0; stage < step->stages; stage++, bounds += step->threads + 1)
+        for (int t = 0; t < step->threads; t++)
+            atomic_init(step->cursors + t * step->apart + stage, (uint64_t)bounds[t + 1] << 32 | (uint32_t)bounds[t]);
+    rotational_parallel(body, (void *)step, (int)step->threads);
+    for (Job *job = step->jobs; job < step->jobs + step->job_count; job++) {
+        if (!job->g) continue;
+        *job->step += 1;
+        if (job->turns) *job->turns += 1;
+        job->fresh = 0;
     }
 }

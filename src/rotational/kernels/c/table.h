@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define ROTATIONAL_ABI 6 /* raised with every change of these tables, and of what Python calls */
+#define ROTATIONAL_ABI 7 /* raised with every change of these tables, and of what Python calls */
 
 enum { RAW, RMS, SIGN };    /* what becomes of the filtered gradient */
 enum { NONE, F32, BF16, DITHERED }; /* how an array is stored; DITHERED is BF16, rounded at random */
@@ -52,6 +52,21 @@ typedef struct {                                /* neurons that tasks share: `pa
     int64_t parts, numbers;                     /* where its numbers begin: 5 lanes parts sums, 4 lanes coefficients */
     int32_t done, ready;
 } Unit;
+
+/* All of one step, for so many threads. */
+typedef struct {
+    const Group *groups;
+    Job *jobs;
+    int64_t job_count;
+    const Task *tasks;
+    Unit *units;
+    int64_t unit_count;
+    double *numbers;            /* what units write to */
+    const int64_t *bounds;      /* where the tasks of each thread begin in each stage, [stages, threads + 1] */
+    int64_t stages;
+    _Atomic uint64_t *cursors;  /* [threads, apart]: those of the next thread are in another line of the cache */
+    int64_t apart, threads;
+} Step;
 
 /* Run `body(argument)` on `threads` threads, the caller's among them; it may be run by fewer. */
 void rotational_parallel(void (*body)(void *), void *argument, int threads);
