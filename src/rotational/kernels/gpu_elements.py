@@ -229,13 +229,13 @@ def split(u, w, mask, row, own, AXIS: tl.constexpr):
     Returns it with |w|^2, |p| in true units, the scale, and what rounding left of p along w.
     """
     size = tl.load(row + SIZE).to(tl.float32)
-    y = w.to(tl.float64)
+    mean = tl.sum(u, AXIS) * tl.load(own + MEAN)
+    scale = tl.maximum(tl.max(tl.abs(u), AXIS), TINY)
+    part = tl.sum(u * w, AXIS) - mean * tl.sum(w, AXIS)
+    y = w.to(tl.float64)  # only now: for longer, two registers each are too many
     ww = tl.sum(y * y, AXIS)
     safe = tl.where(ww > 0, ww, 1.0)
-    mean = tl.sum(u, AXIS) * tl.load(own + MEAN)
-    part = tl.sum(u * w, AXIS) - mean * tl.sum(w, AXIS)
     along = (part.to(tl.float64) / safe).to(tl.float32)
-    scale = tl.maximum(tl.max(tl.abs(u), AXIS), TINY)
     p = tl.where(mask, tangent(u, w, mean, along, scale, AXIS), 0.0)
     beside = (tl.sum(p * w, AXIS).to(tl.float64) / safe).to(tl.float32)
     length = tl.sqrt(ww).to(tl.float32)
