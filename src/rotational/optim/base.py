@@ -21,7 +21,7 @@ from rotational.control import Control
 from rotational.kernels.choose import RUNGS, Kernels
 from rotational.kernels.work import Work
 from rotational.neurons import Neurons
-from rotational.optim import checkpoint, fits
+from rotational.optim import around, checkpoint, fits
 from rotational.optim.bound import Bound, Group, Options, told
 from rotational.optim.measuring import Asked, Tables, tables_for
 from rotational.optim.seen import Seen
@@ -176,6 +176,11 @@ class RotationalOptimizer(Optimizer):
                 control.neurons(known[i] if known else None).check(p.shape, _name(group, i))
 
     # The step ---------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """What torch makes of a class's step: with its hooks, and with a name for profilers while one runs."""
+        return around.where_used(func, Optimizer.profile_hook_step(func))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of all groups; returns the closure's loss, if there is one.
