@@ -9,6 +9,7 @@ state       what is known of each figure: claims judged by what is stored
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -64,7 +65,7 @@ class State:
     @property
     def seconds(self) -> float:
         """What the runs that are there took, one after the other."""
-        return sum(self.each.values())
+        return math.fsum(self.each.values())
 
 
 @dataclass(frozen=True, eq=False)
