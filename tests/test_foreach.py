@@ -91,15 +91,3 @@ def test_projection_is_only_of_those_who_need_it(monkeypatch):
     assert asked == []
     _turned(w, u, ROWS)
     assert asked == [[not one for one in easy]]
-
-
-def test_rows_side_by_side_turn_where_they_lie_and_others_as_copies():
-    flat = torch.randn(50)
-    a, b, c = flat[:12].view(3, 4), flat[12:20].view(2, 4), flat[24:32].view(2, 4)
-    joined = foreach_turn._joined([a, b], 4)
-    assert joined.data_ptr() == flat.data_ptr()
-    assert torch.equal(joined, flat[:20].view(5, 4))
-    for apart in ([a, c], [b, a], [a, b.clone()], [a, b.T.contiguous().T]):
-        copy = foreach_turn._joined(apart, 4)
-        assert copy.data_ptr() != flat.data_ptr()
-        assert torch.equal(copy, torch.cat(apart))

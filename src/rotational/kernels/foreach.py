@@ -167,10 +167,7 @@ def _fused(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Tensors:
     scale = rule.scale
     steps = {n: torch.tensor(n, dtype=torch.float32, device="cpu") for n in {x.steps for x in batch}}
     assert isinstance(scale, Rms)
-    # Side by side, so that rows of one size need not be joined to turn together.
-    sizes = [x.numel() for x in g]
-    parts = torch.zeros(sum(sizes), dtype=g[0].dtype, device=g[0].device).split(sizes)
-    u = [part.as_strided(x.shape, x.stride()) for part, x in zip(parts, g, strict=True)]
+    u = [torch.zeros_like(x) for x in g]
     torch._fused_adamw_(
         u,
         g,

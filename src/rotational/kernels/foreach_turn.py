@@ -71,19 +71,9 @@ def _turn_rows_(members: Sequence[tuple[Tensor, Tensor, Held]], size: int, optio
     norm, rms = [x.norm.view(-1, 1) for _, _, x in members], [x.rms.view(-1, 1) for _, _, x in members]
     kept = (w, norm, rms)
     tall_w, tall_norm, tall_rms = tall = [torch.cat(column) for column in kept]
-    _turn_(tall_w, _joined([u for _, u, _ in members], size), (1,), tall_norm, tall_rms, options)
+    _turn_(tall_w, torch.cat([u.reshape(-1, size) for _, u, _ in members]), (1,), tall_norm, tall_rms, options)
     for column, joined in zip(kept, tall, strict=True):
         torch._foreach_copy_(column, list(joined.split([len(x) for x in w])))
-
-
-def _joined(u: Sequence[Tensor], size: int) -> Tensor:
-    """All rows as one matrix: themselves where they follow each other in one storage, else copies."""
-    storage, at = u[0].untyped_storage().data_ptr(), u[0].storage_offset()
-    for x in u:
-        if x.storage_offset() != at or x.untyped_storage().data_ptr() != storage or not x.is_contiguous():
-            return torch.cat([x.reshape(-1, size) for x in u])
-        at += x.numel()
-    return u[0].as_strided((sum(x.numel() for x in u) // size, size), (size, 1))
 
 
 class _Neurons(NamedTuple):
