@@ -28,6 +28,8 @@ VERSION = (1, 3)
 NAME = b"dlpack_exchange_api"
 _HEADER, _TELL = 16, 3
 """Bytes of the table before its functions, and which of those tells of a tensor."""
+LINES = 6
+"""Of the cache, for each tensor (`c/look.c`)."""
 
 
 @lru_cache(maxsize=1)
@@ -56,7 +58,7 @@ def _calls() -> tuple[Callable[..., int], Callable[..., int], Any] | None:
     address, count, thing = ctypes.c_void_p, ctypes.c_int64, ctypes.py_object
     native.rotational_look.argtypes = [address, thing, count, address]
     native.rotational_look.restype = count
-    native.rotational_same.argtypes = [address, thing, address, count, thing, address, count, address, count]
+    native.rotational_same.argtypes = [address, thing, address, count, thing, address, count, address, count, address]
     return native.rotational_look, native.rotational_same, python
 
 
@@ -82,15 +84,18 @@ class Known:
 
     starts   where each list begins among the tensors, and the end of the last
     keys     whose the states are, each followed by the names of its values
-    found    what was seen of the tensors and then of these values, by `look` or `ask`
+    values   the tensors and then these values, kept alive, so that no other object takes the identity of one
+    found    what was seen of them, by `look` or `ask`
     """
 
-    def __init__(self, starts: list[int], keys: list[Any], found: np.ndarray) -> None:
-        self.starts, self.keys, self.found = starts, keys, found
+    def __init__(self, starts: list[int], keys: list[Any], values: list[Any], found: np.ndarray) -> None:
+        self.starts, self.keys, self.values, self.found = starts, keys, values, found
         self._kept = (np.array(starts, np.int64), np.array([*map(id, keys)], np.int64), np.ascontiguousarray(found))
         starts_at, keys_at, found_at = (x.ctypes.data for x in self._kept)
         self._lists = starts_at, len(starts) - 1
         self._seen = keys_at, len(keys), found_at, found.shape[1]
+        self._lines: np.ndarray | None = None
+        self._lines_at = 0
 
     def same(self, other: Known) -> bool:
         """Whether the same was seen."""
@@ -106,9 +111,21 @@ class Known:
             return False
         _, call, python = calls
         try:
-            return call(python, lists, *self._lists, states, *self._seen) != 0
+            lasts = call(python, lists, *self._lists, states, *self._seen, self._lines_at) != 0
         except _REFUSED:
             return False
+        if lasts and self._lines is None:  # it may be asked again
+            self._lines = np.array([*map(_lines, self.values)], np.int64)
+            self._lines_at = self._lines.ctypes.data
+        return lasts
+
+
+def _lines(x: Any) -> list[int]:
+    """Where torch keeps what it says of a tensor, line by line of the cache: to be fetched in time, not to be read."""
+    if not isinstance(x, Tensor):
+        return [0] * LINES
+    about, storage = getattr(x, "_cdata", 0), getattr(x.untyped_storage(), "_cdata", 0)
+    return [id(x), about, about + 64, about + 128, storage, storage + 64]
 
 
 def ask(values: list[Any]) -> np.ndarray:

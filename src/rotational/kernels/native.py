@@ -24,7 +24,7 @@ from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw, Rms, Sign
 
 LIBRARY = Path(__file__).with_name("_native.so")
-ABI = 7
+ABI = 8
 """Of c/table.h; a library of another number was built from other sources."""
 
 THREAD = 1 << 17

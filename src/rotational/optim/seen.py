@@ -22,8 +22,7 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        self._known = Known([0], [], np.zeros((3, 0), np.int64))
-        self._values: list[Any] = []  # kept alive, so that no other object takes the identity of one
+        self._known = Known([0], [], [], np.zeros((3, 0), np.int64))
         self._taken = False
         self._odd: list[Any] | None = None  # those of the last time that one of them had to be asked
 
@@ -40,7 +39,7 @@ class Seen:
         self._odd = None if found is not None else values
         keys = [key for owner, state in states.items() for key in (owner, *state)]
         starts, found = [*accumulate(map(len, lists), initial=0)], ask(values) if found is None else found
-        before, self._known, self._values = self._known, Known(starts, keys, found), values
+        before, self._known = self._known, Known(starts, keys, values, found)
         return taken and self._known.same(before)
 
     def places(self, index: int, grads: list[Tensor | None]) -> np.ndarray | None:

@@ -65,16 +65,23 @@ int64_t rotational_look(const Python *python, void *list, int64_t count, int64_t
     return count;
 }
 
+#define LINES 6 /* of the cache that what torch says of a tensor lies in, */
+#define SOON 8  /* and how many tensors before */
+
 typedef struct {
     const Python *python;
     const int64_t *found, *keys; /* three rows of `count` numbers, as above; and objects by themselves */
+    const int64_t *lines;        /* LINES for each tensor, or NULL */
     int64_t count, key_count, next, next_key;
 } Known;
 
-/* Whether the next one that is known is this. */
+/* Whether the next one that is known is this. After a backward pass nothing of it is in the caches: some time before it is
+ * needed it is fetched from where it was. */
 static int is_next(Known *known, void *object) {
     int64_t i = known->next++, count = known->count, address, how;
     const int64_t *found = known->found + i;
+    if (known->lines && i + SOON < count)
+        for (int k = 0; k < LINES; k++) __builtin_prefetch((const void *)(intptr_t)known->lines[(i + SOON) * LINES + k]);
     if (i >= count || found[0] != (int64_t)(intptr_t)object) return 0;
     return look(known->python, object, &address, &how) && found[count] == address && found[2 * count] == how;
 }
@@ -88,8 +95,8 @@ static int is_next_key(Known *known, void *object) {
  * `states` are all that is known, object by object, each where it was and as it was; and the keys of `states`, each
  * followed by those of its dict, the keys that are. */
 int rotational_same(const Python *python, void *groups, const int64_t *starts, int64_t lists, void *states,
-                    const int64_t *keys, int64_t key_count, const int64_t *found, int64_t count) {
-    Known known = {python, found, keys, count, key_count, 0, 0};
+                    const int64_t *keys, int64_t key_count, const int64_t *found, int64_t count, const int64_t *lines) {
+    Known known = {python, found, keys, lines, count, key_count, 0, 0};
     for (int64_t k = 0; k < lists; k++) {
         void *list = python->get(groups, k);
         for (int64_t i = 0; i < starts[k + 1] - starts[k]; i++)
