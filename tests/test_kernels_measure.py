@@ -110,13 +110,25 @@ def test_tables_that_no_longer_fit_are_made_anew():
     assert beside[p] is only[p]
     opt.step()
     assert all(torch.equal(first[w], table) for w, table in kept.items())
-    second = opt.measure({p: ROWS, q: ROWS})
-    opt.step()
-    q.grad = None
-    assert list(opt.measure({p: ROWS, q: ROWS}, out=second)) == [p]
-    opt.step()
     with pytest.raises(TypeError, match=r"measure\(out=dict\): expected what an earlier call"):
         opt.measure({p: ROWS}, out={p: torch.empty(4, len(p))})
+
+
+def test_tables_given_back_say_that_what_has_lost_its_gradient_stays():
+    p, q = linear(), linear()
+    opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1, fused="native")
+    opt.step()
+    tables = opt.measure({p: ROWS, q: ROWS})
+    opt.step()
+    gradient, q.grad = q.grad, None
+    assert opt.measure({p: ROWS, q: ROWS}, out=tables) is tables
+    opt.step()
+    assert (tables[p][0] > 0).all()
+    assert torch.equal(tables[q], torch.stack((0 * tables[q][0], ROWS.norm(q.detach())[:, 0], *0 * tables[q][:2])))
+    assert opt.measure({p: ROWS, q: ROWS}, out=tables) is tables
+    q.grad = gradient  # before the step, and so it is measured
+    opt.step()
+    assert (tables[q][0] > 0).all()
 
 
 def test_a_table_that_two_hold_is_filled_once():

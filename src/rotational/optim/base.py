@@ -226,7 +226,8 @@ class RotationalOptimizer(Optimizer):
         rounding is part of the change), and for neurons other than those that turn or that are measured already.
 
         `out` is what an earlier call returned and is no longer needed: the step writes to the same tables again, if
-        they are what would be made now. Raises TypeError where it is anything else.
+        they are what would be made now; of a parameter that has lost its gradient, that nothing moved. Raises TypeError
+        where it is anything else.
 
         >>> import rotational, torch
         >>> from rotational.neurons import ROWS

@@ -310,7 +310,9 @@ INLINE void second(const Job *job, int64_t from, const Coefficients *to, const f
     }
     for (int64_t k = 0; k < lanes; k++) {
         int64_t at = from + k * run;
-        if (next) {
+        if (next && run < 2 * LOT) {
+            if (k % LOT == 0) want(job->m, job->v, next + k * run, LOT * run, job->moments);
+        } else if (next) {
             int64_t some = run < TINY ? run : run / MEANWHILE;
             want(job->m, job->v, next + k * some, some, job->moments);
             if (run >= TINY) want(job->g, job->w, next + k * some, some, job->weights);
