@@ -103,6 +103,16 @@ def test_whatever_changes_is_no_longer_what_was_known(change: str) -> None:
     assert not seen.lasts(lists, states)
 
 
+def test_a_tensor_that_keeps_its_storage_to_itself_is_no_reason_to_refuse_a_step() -> None:
+    p = nn.Parameter(torch.ones(4, 4))
+    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1)
+    for i in range(6):
+        stepped(p, opt, torch.randn(4, 4))
+        if i == 1:
+            opt.state[p]["mine"] = nn.parameter.UninitializedParameter()
+    assert int(opt.state[p]["step"]) == 6
+
+
 def seers() -> list[Any]:
     both: list[tuple[str, Callable[[list[Any]], np.ndarray | None]]] = [
         ("C", look),

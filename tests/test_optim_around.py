@@ -91,6 +91,18 @@ def test_hooks_of_one_and_of_all_optimizers_run_in_torchs_order_and_change_argum
     assert seen == []
 
 
+def test_a_hook_that_a_closure_registers_runs() -> None:
+    _, opt = made()
+    seen: list[str] = []
+
+    def closure() -> float:
+        opt.register_step_post_hook(lambda *_: seen.append("after"))
+        return 1.0
+
+    opt.step(closure)
+    assert seen == ["after"]
+
+
 def test_a_torch_that_does_not_say_whether_anybody_looks_is_taken_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
     entered: list[str] = []
     step = around.where_used(lambda _: "own", lambda _: entered.append("wrapped") or "wrapped")
@@ -102,5 +114,6 @@ def test_a_torch_that_does_not_say_whether_anybody_looks_is_taken_to_look(monkey
     known: Any = Bare()
     known._optimizer_step_pre_hooks = known._optimizer_step_post_hooks = {}
     assert step(known) == "own"
+    monkeypatch.setattr(around, "_of_all", ())
     monkeypatch.setattr(around, "_profiled", lambda: True)
     assert step(known) == "wrapped"

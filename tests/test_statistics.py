@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rotational.lab import statistics
-from rotational.lab.statistics import interval, rank, share, student
+from rotational.lab.statistics import interval, rank, share, student, total
 
 TRIALS = 4000
 
@@ -84,3 +84,10 @@ def test_ranks_with_ties():
 def test_the_mean_passes_over_what_is_not_finite():
     assert statistics.mean([1.0, math.inf, 2.0]) == 1.5
     assert math.isnan(statistics.mean([]))
+
+
+def test_sums_round_once_and_end_where_no_float_does() -> None:
+    assert total([0.1] * 10) == 1.0
+    assert total([1e308, 1e308]) == math.inf
+    assert math.isnan(total([math.inf, -math.inf]))
+    assert math.isnan(total([math.nan, 1.0]))

@@ -22,7 +22,9 @@ from rotational.rotate import rounding
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
 CANCELS = 0.2
-"""The share of |u| to the side below which sums in single precision cancel: at 0.2 they cost a digit and a half."""
+"""The share of |u| to the side below which sums in single precision cancel: at 0.2 they cost a digit and a half,"""
+LONG, CANCEL_LONG = 1024, 0.7
+"""and of neurons of more weights, whose lengths have lost a digit before, at 0.7 a factor of two."""
 
 
 class _Options(NamedTuple):
@@ -100,7 +102,8 @@ class _Side(NamedTuple):
     """What of u leads to the side, of each neuron.
 
     left      its length, and `tangent` the same in the units of the rule: u may be in others by now
-    along     what u still holds along w/|w|, and `mean` what of every entry
+    along     what u still holds along w/|w|, and `mean` what of every entry: 0 of neurons that are projected, and None
+              where all are
     still     neurons of which nothing but noise leads there, or that are zero; None where there are none
     """
 
@@ -128,7 +131,7 @@ def _turn_(w: Tensor, u: Tensor, within: tuple[int, ...], norm: Tensor, rms: Ten
     slope.mul_(stretch).div_(left)
     if side.along is not None:
         stretch.addcmul_(slope, side.along)
-    stretch.div_(length if still is None else length.clamp_min_(torch.finfo(wide.dtype).tiny))
+    stretch.div_(length if still is None else length.clamp_min(torch.finfo(wide.dtype).tiny))
     if side.mean is not None:
         u.sub_(side.mean)
     if still is not None:
@@ -177,12 +180,12 @@ def _summed(of: _Neurons) -> tuple[_Side, Tensor | None]:
         square.addcmul_(mean, mean, value=-of.size)
     along.div_(of.length)
     left = square.addcmul_(along, along, value=-1).clamp_min_(0.0).sqrt_()
-    side, share = _Side(left, left, along, mean), left / whole
+    side, share, least = _Side(left, left, along, mean), left / whole, CANCELS if of.size <= LONG else CANCEL_LONG
     shortest, longest = torch.aminmax(torch.cat((of.length, whole)))
-    if shortest.item() > low and longest.item() < high and share.amin().item() > CANCELS:
+    if shortest.item() > low and longest.item() < high and share.amin().item() > least:
         return side, None
     within = (torch.minimum(of.length, whole) > low) & (torch.maximum(of.length, whole) < high)
-    return side, ~(within & (share > CANCELS))  # what is NaN is among the rest
+    return side, ~(within & (share > least))  # what is NaN is among the rest
 
 
 def _projected(of: _Neurons, noise: float, rest: Tensor | None) -> _Side:

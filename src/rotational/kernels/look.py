@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from rotational.kernels.native import EMPTY, LIBRARY, library
 from rotational.kernels.work import identical, own
@@ -52,8 +53,8 @@ def _calls() -> tuple[Callable[..., int], Callable[..., int], Any] | None:
     tell = (ctypes.c_void_p * 5).from_address(table + _HEADER)[_TELL]
     if tell is None:  # which it need not have
         return None
-    own = (ctypes.pythonapi.PyList_GetItem, ctypes.pythonapi.PyDict_Next)
-    python = (ctypes.c_void_p * 4)(tell, *(ctypes.cast(f, ctypes.c_void_p).value for f in own), id(None))
+    walk = (ctypes.pythonapi.PyList_GetItem, ctypes.pythonapi.PyDict_Next)
+    python = (ctypes.c_void_p * 4)(tell, *(ctypes.cast(f, ctypes.c_void_p).value for f in walk), id(None))
     native = ctypes.PyDLL(str(LIBRARY))  # which, unlike CDLL, keeps Python's lock
     address, count, thing = ctypes.c_void_p, ctypes.c_int64, ctypes.py_object
     native.rotational_look.argtypes = [address, thing, count, address]
@@ -122,7 +123,7 @@ class Known:
 
 def _lines(x: Any) -> list[int]:
     """Where torch keeps what it says of a tensor, line by line of the cache: to be fetched in time, not to be read."""
-    if not isinstance(x, Tensor):
+    if type(x) not in (Tensor, Parameter):  # others may have other ideas of what they hold
         return [0] * LINES
     about, storage = getattr(x, "_cdata", 0), getattr(x.untyped_storage(), "_cdata", 0)
     return [id(x), about, about + 64, about + 128, storage, storage + 64]

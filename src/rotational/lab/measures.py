@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from rotational.lab.declare import Computed, Run, plain
-from rotational.lab.statistics import mean
+from rotational.lab.statistics import mean, total
 
 Curve: TypeAlias = tuple[Sequence[float], Sequence[float]]
 """Steps, and the value at each."""
@@ -134,7 +134,7 @@ class Point:
     def mean(self, name: str) -> float:
         """Mean of a scalar over seeds; NaN where one of them diverged."""
         values = [m.scalar(name) for m in self.seeds.values()]
-        return math.fsum(values) / len(values) if values else math.nan
+        return total(values) / len(values) if values else math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +178,7 @@ def best(points: Sequence[Point], name: str) -> Point:
     def value(point: Point) -> float:
         # What exists on validation data is chosen there; a time, say, exists once.
         told = [point.seeds[s].scalars.get(f"validation {name}", point.seeds[s].scalar(name)) for s in seeds]
-        middle = math.fsum(told) / len(told) if told else math.nan
+        middle = total(told) / len(told) if told else math.nan
         return sign * middle if math.isfinite(middle) else -math.inf
 
     return max(points, key=value)

@@ -9,7 +9,6 @@ state       what is known of each figure: claims judged by what is stored
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from rotational.lab.figures import Figure, Job, Scale, Then
 from rotational.lab.measures import Found
 from rotational.lab.progress import Shown
 from rotational.lab.shelf import Shelf
+from rotational.lab.statistics import total
 from rotational.lab.verdicts import Verdict
 from rotational.lab.workers import Crew, Word
 
@@ -65,7 +65,7 @@ class State:
     @property
     def seconds(self) -> float:
         """What the runs that are there took, one after the other."""
-        return math.fsum(self.each.values())
+        return total(self.each.values())
 
 
 @dataclass(frozen=True, eq=False)

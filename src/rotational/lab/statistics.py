@@ -7,7 +7,7 @@ ratio of two means         Fieller's interval, which pairs the two by seed and s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -97,16 +97,27 @@ def share(part: Mapping[int, float], whole: Mapping[int, float]) -> Estimate:
     return Estimate(value, float(b - root) / float(a), float(b + root) / float(a), each)
 
 
+def total(values: Iterable[float]) -> float:
+    """Sum, rounded once: those of `sum` end in other digits from Python 3.12 on. What is too large is infinite.
+
+    >>> total([0.1] * 10), total([1e308, 1e308])
+    (1.0, inf)
+    """
+    all_of = list(values)
+    try:
+        return math.fsum(all_of)
+    except (OverflowError, ValueError):  # too large, or infinite in both directions
+        return sum(all_of)
+
+
 def mean(values: Sequence[float]) -> float:
     """Mean of what is finite; NaN of nothing.
-
-    Rounded once (`fsum`), for sums of floats end in other digits from Python 3.12 on.
 
     >>> mean([1.0, float("nan"), 3.0])
     2.0
     """
     finite = [x for x in values if math.isfinite(x)]
-    return math.fsum(finite) / len(finite) if finite else math.nan
+    return total(finite) / len(finite) if finite else math.nan
 
 
 def geometric(values: Sequence[float]) -> float:
@@ -117,7 +128,7 @@ def geometric(values: Sequence[float]) -> float:
     """
     if not values or not all(x > 0 for x in values):
         return math.nan
-    return math.exp(math.fsum(map(math.log, values)) / len(values))
+    return math.exp(total(map(math.log, values)) / len(values))
 
 
 def rank(x: Sequence[float], y: Sequence[float]) -> float:

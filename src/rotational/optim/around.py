@@ -19,7 +19,7 @@ try:
     _profiled: Callable[[], bool] = torch.autograd._profiler_enabled
     _of_all: tuple[Any, ...] = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 except (ImportError, AttributeError):
-    _of_all = ({None: None},)
+    _of_all = ()
 
     def _profiled() -> bool:
         return True
@@ -29,11 +29,11 @@ _OWN = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 
 def where_used(step: Callable[..., Any], wrapped: Callable[..., Any]) -> Callable[..., Any]:
-    """The step itself, or as torch wraps it where hooks are registered or a profiler runs."""
+    """The step itself, or as torch wraps it: for hooks, for profilers, and for closures, which might see to either."""
 
     @wraps(step)
     def taken(self: Any, *args: Any, **kwargs: Any) -> Any:
-        used = _profiled() or any(_of_all) or any(getattr(self, name, True) for name in _OWN)
+        used = bool(args or kwargs) or _profiled() or any(_of_all) or any(getattr(self, name, True) for name in _OWN)
         return (wrapped if used else step)(self, *args, **kwargs)
 
     return taken

@@ -223,11 +223,11 @@ class RotationalOptimizer(Optimizer):
         Returns, for the parameters of which it can, the tables that the step will fill: [4, neurons], the rows being
         the angle (radians), the norm after the step, the length of the change and its signed radial share. It cannot
         where the step is taken with torch's own operations, before a parameter's first step, in low precision (where
-        rounding is part of the change), and for neurons other than those that turn or that are measured already.
+        rounding is part of the change), and for neurons other than those that turn or that are measured already. Of a
+        parameter without a gradient the table says that nothing moved.
 
         `out` is what an earlier call returned and is no longer needed: the step writes to the same tables again, if
-        they are what would be made now; of a parameter that has lost its gradient, that nothing moved. Raises TypeError
-        where it is anything else.
+        they are what would be made now. Raises TypeError where it is anything else.
 
         >>> import rotational, torch
         >>> from rotational.neurons import ROWS

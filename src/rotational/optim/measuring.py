@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ Asked = dict[int, tuple[Neurons, Tensor]]
 class Tables(dict[Tensor, Tensor]):
     """The tables of some parameters, [4, neurons] each.
 
-    `asked` is all that the step is to measure with them, and `found` what they were made for: None where there is not
-    one for each, or where others hold them too.
+    `asked` is all that the step is to measure with them, and `found` what they were made for: None where others hold
+    them too.
     """
 
     def __init__(self, asked: Asked) -> None:
@@ -47,11 +48,11 @@ def tables_for(found: Sequence[Found], before: Tables | None, out: Mapping[Tenso
     elif out is not None and out.serve(found):
         return out
     tables = Tables({} if before is None else dict(before.asked))
-    for p, units, count in (x for one in found for x in one if x[0].grad is not None):
+    for p, units, count in chain.from_iterable(found):
         table = torch.empty(4, count, dtype=torch.float32, device=p.device)
         known, table = tables.asked.setdefault(id(p), (units, table))
         if known is units or known == units:
             tables[p] = table
-    if before is None and len(tables) == sum(map(len, found)):
+    if before is None:
         tables.found = found
     return tables

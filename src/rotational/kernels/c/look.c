@@ -79,10 +79,11 @@ typedef struct {
  * needed it is fetched from where it was. */
 static int is_next(Known *known, void *object) {
     int64_t i = known->next++, count = known->count, address, how;
+    if (i >= count) return 0;
     const int64_t *found = known->found + i;
     if (known->lines && i + SOON < count)
         for (int k = 0; k < LINES; k++) __builtin_prefetch((const void *)(intptr_t)known->lines[(i + SOON) * LINES + k]);
-    if (i >= count || found[0] != (int64_t)(intptr_t)object) return 0;
+    if (found[0] != (int64_t)(intptr_t)object) return 0;
     return look(known->python, object, &address, &how) && found[count] == address && found[2 * count] == how;
 }
 
