@@ -179,6 +179,9 @@ def written(page: str) -> str:
         "",
     ]
     page = _between(page, "step", [*goals, *beside, ""])
+    earlier, later = read("slow-1"), read("slow")
+    said = [f"- {what}: {machine(record)}" for what, record in (("first run", earlier), ("second run", later))]
+    page = _between(page, "slow", ["", *targets.ratios(earlier, later), "", *said, ""])
     return _between(page, "monitor", ["", machine(monitor), "", *watching(monitor), ""])
 
 
