@@ -103,6 +103,16 @@ def test_whatever_changes_is_no_longer_what_was_known(change: str) -> None:
     assert not seen.lasts(lists, states)
 
 
+def test_what_else_users_keep_in_the_state_is_left_alone() -> None:
+    p = nn.Parameter(torch.ones(4, 4))
+    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1)
+    for i in range(4):
+        opt.state["epoch"] = i  # pyright: ignore
+        stepped(p, opt, torch.randn(4, 4))
+    assert opt.state["epoch"] == 3  # pyright: ignore
+    assert int(opt.state[p]["step"]) == 4
+
+
 def test_a_tensor_that_keeps_its_storage_to_itself_is_no_reason_to_refuse_a_step() -> None:
     p = nn.Parameter(torch.ones(4, 4))
     opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1)

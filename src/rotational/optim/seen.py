@@ -26,18 +26,19 @@ class Seen:
         self._taken = False
         self._odd: list[Any] | None = None  # those of the last time that one of them had to be asked
 
-    def same(self, groups: Sequence[Mapping[str, Any]], states: Mapping[Tensor, dict[str, Any]]) -> bool:
+    def same(self, groups: Sequence[Mapping[str, Any]], states: Mapping[Any, Any]) -> bool:
         """Whether all of it is what it was in the step before, and lies where it did."""
         # Until this step is taken: where it is refused, others may have been decided on.
         taken, self._taken = self._taken, False
         lists: list[Sequence[Any]] = [group["params"] for group in groups]
         if taken and self._odd is None and self._known.lasts(lists, states):
             return True
-        values = [*chain.from_iterable(lists), *chain.from_iterable(map(dict.values, states.values()))]
+        each: list[dict[Any, Any]] = [state if isinstance(state, dict) else {} for state in states.values()]
+        values = [*chain.from_iterable(lists), *chain.from_iterable(map(dict.values, each))]
         odd = self._odd is not None and identical(values, self._odd)
         found = None if odd else look(values)
         self._odd = None if found is not None else values
-        keys = [key for owner, state in states.items() for key in (owner, *state)]
+        keys = [key for owner, state in zip(states, each, strict=True) for key in (owner, *state)]
         starts, found = [*accumulate(map(len, lists), initial=0)], ask(values) if found is None else found
         before, self._known = self._known, Known(starts, keys, values, found)
         return taken and self._known.same(before)
