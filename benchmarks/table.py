@@ -92,18 +92,13 @@ def footprint(record: dict[str, Any]) -> list[str]:
 def picture(record: dict[str, Any], shapes: str) -> str:
     """The ratios on one model, the quickest first; on a logarithmic axis, for the slowest takes fifty times as long."""
     processes = record["results"][shapes]["processes"]
-    drawn = sorted(
-        (
-            (name, *(float(f"{x:.3g}") for x in summary(processes, name)[:3]))
-            for name in DRAWN
-            if name in processes[0]["seconds"]
-        ),
-        key=lambda row: row[1],
-    )
-    hues = [colour(0 if name.startswith("rotational") else 5) for name, *_ in drawn]
+    drawn: list[tuple[str, float, float, float, str]] = []
+    for name in DRAWN:
+        if name in processes[0]["seconds"]:
+            middle, low, high = (float(f"{x:.3g}") for x in summary(processes, name)[:3])
+            drawn.append((name, middle, low, high, colour(0 if name.startswith("rotational") else 5)))
     axes = Axes("", "time of a step, torch's fused AdamW = 1", log_y=True)
-    rows = [(*row, hue) for row, hue in zip(drawn, hues, strict=True)]
-    return bars(f"Time of a step on {shapes}, beside torch's fused AdamW", axes, rows)
+    return bars(f"Time of a step on {shapes}, beside torch's fused AdamW", axes, sorted(drawn, key=lambda row: row[1]))
 
 
 def watching(record: dict[str, Any]) -> list[str]:
@@ -137,6 +132,11 @@ def machine(record: dict[str, Any]) -> str:
     )
 
 
+def machines(records: dict[str, dict[str, Any] | None]) -> list[str]:
+    """That of each record that there is."""
+    return [f"- {what}: {machine(record)}" for what, record in records.items() if record is not None]
+
+
 def version(record: dict[str, Any]) -> str:
     """The code that was measured, and whether it was just what that commit holds."""
     commit = record["machine"].get("commit")
@@ -159,9 +159,8 @@ def found(name: str) -> dict[str, Any] | None:
 def written(page: str) -> str:
     """The page with what stands between its markers made anew."""
     step, first, foot, gpu = read("step"), found("step-1"), read("footprint"), found("gpu")
-    runs = [("first run", first), ("second run", step), ("memory and first steps", foot), ("GPU", gpu)]
     beside = [
-        *(f"- {what}: {machine(record)}" for what, record in runs if record is not None),
+        *machines({"first run": first, "second run": step, "memory and first steps": foot, "GPU": gpu}),
         "",
         "![Time of a step beside torch's fused AdamW](benchmarks.svg)",
         "",
@@ -180,7 +179,7 @@ def written(page: str) -> str:
     ]
     page = _between(page, "step", [*goals, *beside, ""])
     earlier, later = read("slow-1"), read("slow")
-    said = [f"- {what}: {machine(record)}" for what, record in (("first run", earlier), ("second run", later))]
+    said = machines({"first run": earlier, "second run": later})
     page = _between(page, "slow", ["", *targets.ratios(earlier, later), "", *said, ""])
     return _between(page, "monitor", ["", machine(monitor), "", *watching(monitor), ""])
 

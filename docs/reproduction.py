@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 
 import rotational.paper
-from rotational.lab import ledger, reproduce
+from rotational.lab import ledger, reproduce, statistics
 from rotational.lab.declare import Run, plain
 from rotational.lab.figures import SCALES, Arm, Scale, Then
 from rotational.lab.ledger import Entry, Ledger
@@ -217,7 +217,7 @@ def _state(name: str, shelf: Shelf) -> State | None:
 def _head(states: list[State]) -> str:
     """The page's first words; runs that figures share took their time once."""
     longest = max(states, key=lambda s: s.seconds)
-    total = clock(math.fsum({run: seconds for s in states for run, seconds in s.each.items()}.values()))
+    total = clock(statistics.total({run: seconds for s in states for run, seconds in s.each.items()}.values()))
     return HEAD.format(total=total, longest=f"`{longest.figure.name}`", most=clock(longest.seconds))
 
 

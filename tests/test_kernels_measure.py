@@ -95,12 +95,18 @@ def test_tables_that_are_given_back_are_filled_again():
     assert not any(torch.equal(first[w], table) for w, table in kept.items())
 
 
-def test_tables_that_no_longer_fit_are_made_anew():
+def two_measured():
+    """Two parameters, their optimizer after two steps, and the tables of the second."""
     p, q = linear(), linear()
     opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1, fused="native")
     opt.step()
-    first = opt.measure({p: ROWS, q: ROWS})
+    tables = opt.measure({p: ROWS, q: ROWS})
     opt.step()
+    return p, q, opt, tables
+
+
+def test_tables_that_no_longer_fit_are_made_anew():
+    p, q, opt, first = two_measured()
     kept = {w: table.clone() for w, table in first.items()}
     only = opt.measure({p: ROWS}, out=first)  # others
     assert list(only) == [p]
@@ -115,11 +121,7 @@ def test_tables_that_no_longer_fit_are_made_anew():
 
 
 def test_tables_given_back_say_that_what_has_lost_its_gradient_stays():
-    p, q = linear(), linear()
-    opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1, fused="native")
-    opt.step()
-    tables = opt.measure({p: ROWS, q: ROWS})
-    opt.step()
+    p, q, opt, tables = two_measured()
     gradient, q.grad = q.grad, None
     assert opt.measure({p: ROWS, q: ROWS}, out=tables) is tables
     opt.step()

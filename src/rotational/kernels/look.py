@@ -91,10 +91,10 @@ class Known:
 
     def __init__(self, starts: list[int], keys: list[Any], values: list[Any], found: np.ndarray) -> None:
         self.starts, self.keys, self.values, self.found = starts, keys, values, found
-        self._kept = (np.array(starts, np.int64), np.array([*map(id, keys)], np.int64), np.ascontiguousarray(found))
-        starts_at, keys_at, found_at = (x.ctypes.data for x in self._kept)
+        self._kept = np.array(starts, np.int64), np.array([*map(id, keys)], np.int64)
+        starts_at, keys_at = (x.ctypes.data for x in self._kept)
         self._lists = starts_at, len(starts) - 1
-        self._seen = keys_at, len(keys), found_at, found.shape[1]
+        self._seen = keys_at, len(keys), found.ctypes.data, found.shape[1]
         self._lines: np.ndarray | None = None
         self._lines_at = 0
 

@@ -39,14 +39,14 @@ static void tile_along(const Work *work, const Task *task) {
 static void tile(Work *work, const Task *task) {
     const Job *job = work->job;
     int beside = job->segments == 1, tiny = beside && job->run < TINY;
-    /* Of tiny rows two boxes are in the cache, the next one on its way. */
-    int64_t fit = (tiny ? SCRATCH / 2 : SCRATCH) / (job->segments * job->run), most = fit < LANES ? fit : LANES;
-    if (tiny) work->numbers.asks = 0; /* all of the next box is asked for */
-    if (most > LOT) most -= most % LOT; /* rows are added up in lots, whatever the box */
     if (beside && job->run > SCRATCH) {
         tile_along(work, task);
         return;
     }
+    /* Of tiny rows two boxes are in the cache, the next one on its way. */
+    int64_t fit = (tiny ? SCRATCH / 2 : SCRATCH) / (job->segments * job->run), most = fit < LANES ? fit : LANES;
+    if (tiny) work->numbers.asks = 0; /* all of the next box is asked for */
+    if (most > LOT) most -= most % LOT; /* rows are added up in lots, whatever the box */
     Task box = *task;
     for (int64_t end = task->lane + task->lanes; box.lane < end; box.lane += box.lanes) {
         box.lanes = end - box.lane < most ? end - box.lane : most;
