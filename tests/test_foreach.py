@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import pytest
 import torch
+from torch import nn
 
+import rotational
 from compare import assert_same
-from rotational.kernels import foreach_turn
+from rotational.kernels import foreach_turn, pieces
 from rotational.kernels.foreach_turn import rotate_
 from rotational.kernels.pieces import Held, Piece
 from rotational.neurons import ROWS, Neurons
@@ -99,9 +102,9 @@ def test_projection_is_only_of_those_who_need_it(monkeypatch):
     asked = []
     projected = foreach_turn._projected
 
-    def seen(of, noise, rest):
-        asked.append(None if rest is None else rest.flatten().tolist())
-        return projected(of, noise, rest)
+    def seen(of, noise, center, taken, rest):
+        asked.append(rest.flatten().tolist())
+        return projected(of, noise, center, taken, rest)
 
     monkeypatch.setattr(foreach_turn, "_projected", seen)
     w, u, shares = _rows()
@@ -110,3 +113,71 @@ def test_projection_is_only_of_those_who_need_it(monkeypatch):
     assert asked == []
     _turned(w, u, ROWS)
     assert asked == [[not one for one in easy]]
+
+
+# What lasts from batch to batch and from step to step ---------------------------------------------------------
+
+
+def _three(fused):
+    """Three weights, of which no two fit a batch, and their optimizer."""
+    noise = torch.Generator().manual_seed(0)
+    params = [nn.Parameter(torch.randn(8, 6, generator=noise)) for _ in range(3)]
+    return params, rotational.AdamW(params, lr=1e-2, weight_decay=0.1, fused=fused)
+
+
+def _stepped(params, opt, t, without=()):
+    noise = torch.Generator().manual_seed(1000 + t)
+    for i, p in enumerate(params):
+        g = torch.randn(p.shape, generator=noise)
+        p.grad = None if i in without else g
+    opt.step()
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(pieces, "CACHED", 48 // torch.get_num_threads())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_one_batch_leaves_behind_is_not_in_the_next(small, bad):
+    params, opt = _three(fused=False)
+    others, reference = _three(fused="reference")
+    for t in range(3):
+        for them, stepper in ((params, opt), (others, reference)):
+            _stepped(them, stepper, t)
+            them[0].grad[2, 3] = bad
+            stepper.step()
+    assert not params[0][2].isfinite().any()
+    for p, q in zip(params, others, strict=True):
+        finite = q.isfinite()
+        assert torch.equal(p.isfinite(), finite)
+        assert_same(p[finite], q[finite], 1e-5)
+
+
+def test_pieces_follow_who_has_gradients(small):
+    params, opt = _three(fused=False)
+    others, reference = _three(fused="reference")
+    for t, without in enumerate([(), (), (1,), (1, 2), (0,), ()]):
+        for them, stepper in ((params, opt), (others, reference)):
+            _stepped(them, stepper, t, without)
+    for p, q in zip(params, others, strict=True):
+        assert_same(p.detach(), q.detach(), 1e-5)
+        assert_same(opt.state[p]["step"], reference.state[q]["step"])
+
+
+def test_counters_that_are_set_are_read(small):
+    params, opt = _three(fused=False)
+    others, reference = _three(fused="reference")
+    for t in range(3):
+        for them, stepper in ((params, opt), (others, reference)):
+            stepper.state[them[1]].get("step", torch.zeros(())).fill_(7.0)
+            _stepped(them, stepper, t)
+    assert_same([p.detach() for p in params], [q.detach() for q in others], 1e-5)
+
+
+def test_gradients_do_not_outlive_their_step(small):
+    params, opt = _three(fused=False)
+    _stepped(params, opt, 0)
+    kept = [weakref.ref(p.grad) for p in params]
+    opt.zero_grad(set_to_none=True)
+    assert [x() for x in kept] == [None] * 3

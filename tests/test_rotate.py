@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def piece(w, neurons=ROWS):
 
 def again(piece, **fields):
     """A piece in its next step."""
-    return piece._replace(held=piece.held._replace(turns=piece.held.turns + 1, **fields))
+    return replace(piece, held=replace(piece.held, turns=piece.held.turns + 1, **fields))
 
 
 def step(batch, u, *, rotation=0.01, memory=0.9, center=True):
@@ -148,7 +149,7 @@ def test_batches_change_nothing(center, dtype, monkeypatch):
     for t in range(3):
         u = [noise(p.w.shape, dtype, seed=9 * t + i) for i, p in enumerate(alone)]
         alone = [step([p], [x], center=center)[0] for p, x in zip(alone, u, strict=True)]
-        together = [again(p)._replace(g=x) for p, x in zip(together, u, strict=True)]
+        together = [replace(again(p), g=x) for p, x in zip(together, u, strict=True)]
         sizes = []
         for batch in pieces.batches(together):
             foreach.rotate_(batch, [p.g.clone() for p in batch], rotation=0.01, memory=0.9, center=center)
@@ -303,7 +304,7 @@ def test_a_zero_vector_stays_until_it_is_filled_and_then_keeps_its_length(kernel
             norm[1] = 0 if kernel else ROWS.norm(w)[1]  # the kernel takes the length for the norm, in place
         before, u = w.clone(), noise(w.shape, seed=t)
         if kernel:
-            step([piece(w)._replace(held=Held(ROWS, norm, rms, t - 1))], [u], rotation=0.1)
+            step([replace(piece(w), held=Held(ROWS, norm, rms, t - 1))], [u], rotation=0.1)
         else:
             w, rms = rotate(w, u, ROWS, rotation=0.1, norm=norm, rms=rms, steps=t)
         moved = (w != before).any(dim=1).tolist()

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rotational.kernels.foreach_turn import rotate_
-from rotational.kernels.pieces import Held, Piece, batches
-from rotational.kernels.work import Part, Work, in_line, span, wide
+from rotational.kernels.pieces import Held, Piece, Scratch, batches
+from rotational.kernels.work import Part, Work, wide
 from rotational.memory import Memory, ema
 from rotational.rule import Rule
 from rotational.scale import Rms, Sign
@@ -53,64 +55,100 @@ def refusal(part: Part) -> str | None:
 class Foreach:
     """The plain rung: torch's own operations, in batches that fit the cache. It takes everything."""
 
+    def __init__(self) -> None:
+        self._scratch = Scratch()
+        self._cuts: dict[int, Cut] = {}
+
     def step(self, works: Sequence[Work]) -> None:
         """Take one step of all groups (see `work.Kernel`)."""
-        for work in works:
-            together = [i for i, g in enumerate(work.grads) if g is not None]
-            if together:
-                # A tensor, for a number would be made into one for each parameter.
-                counters = [work.parts[i].step for i in together]
-                counters += [t for i in together if (t := work.parts[i].turns) is not None]
-                torch._foreach_add_(counters, torch.tensor(1.0, dtype=torch.float32, device="cpu"), alpha=1.0)
-            for turns in (True, False):
-                pieces = [_piece(work, i) for i in together if (work.parts[i].units is not None) == turns]
-                # Neurons of one size turn in one go: keep them together.
-                pieces.sort(key=lambda x: x.held.neurons.size(x.w.shape) if x.held else 0)
-                for batch in batches(pieces) if work.foreach else [[x] for x in pieces]:
-                    _advance(work, batch, turns)
+        self._scratch.returned(False)  # nothing is, of a step that was broken off
+        for i, work in enumerate(works):
+            grads = work.in_line()
+            together = [j for j, g in enumerate(grads) if g is not None]
+            if not together:
+                continue
+            # A tensor, for a number would be made into one for each parameter.
+            counters = [work.parts[j].step for j in together]
+            counters += [t for j in together if (t := work.parts[j].turns) is not None]
+            torch._foreach_add_(counters, torch.tensor(1.0, dtype=torch.float32, device="cpu"), alpha=1.0)
+            cut = self._cuts.get(i)
+            if cut is None or not cut.serves(work, together):
+                cut = self._cuts[i] = Cut(work, together)
+            cut.take(grads)
+            try:
+                for turns, batch in cut.batches:
+                    _advance(work, batch, turns, self._scratch)
+            finally:
+                cut.release()
 
 
-def _piece(work: Work, i: int) -> Piece:
-    part, g, held = work.parts[i], work.grads[i], None
-    assert g is not None
+class Cut:
+    """The pieces of some parameters of a group, in batches; they last for as long as these have the same parts."""
+
+    def __init__(self, work: Work, together: list[int]) -> None:
+        self._parts, self._of = work.parts, (together, torch.get_num_threads(), work.foreach)
+        self.batches: list[tuple[bool, list[Piece]]] = []
+        for turns in (True, False):
+            pieces = [_piece(work.parts[i], i) for i in together if (work.parts[i].units is not None) == turns]
+            # Neurons of one size turn in one go: keep them together.
+            pieces.sort(key=lambda x: x.held.neurons.size(x.w.shape) if x.held else 0)
+            cut = batches(pieces) if work.foreach else ([x] for x in pieces)
+            self.batches += [(turns, batch) for batch in cut]
+
+    def serves(self, work: Work, together: list[int]) -> bool:
+        """Whether these are the pieces of this work."""
+        return work.parts is self._parts and self._of == (together, torch.get_num_threads(), work.foreach)
+
+    def take(self, grads: Sequence[Tensor | None]) -> None:
+        """What there is in one step."""
+        counts = [(int(x.step.item()), x.fresh, 0 if x.turns is None else int(x.turns.item())) for x in self._parts]
+        for _, batch in self.batches:
+            for piece in batch:
+                piece.take(grads[piece.index], *counts[piece.index])
+
+    def release(self) -> None:
+        """Gradients do not outlive their step."""
+        for _, batch in self.batches:
+            for piece in batch:
+                piece.g = None
+
+
+def _piece(part: Part, index: int) -> Piece:
+    held = None
     if part.units is not None:
         assert part.norm is not None
         assert part.rms is not None
-        assert part.turns is not None
-        held = Held(part.units, part.norm, part.rms, int(part.turns.item()))
-    return Piece(part.w, in_line(g, part.w), part.m, part.v, int(part.step.item()), part.fresh, held)
+        held = Held(part.units, part.norm, part.rms, 0)
+    return Piece(part.w, None, part.m, part.v, held=held, index=index)
 
 
-def _advance(work: Work, batch: list[Piece], turns: bool) -> None:
+def _advance(work: Work, batch: list[Piece], turns: bool, scratch: Scratch) -> None:
     """One step of a batch that turns, or of one that takes the plain rule."""
     # Low precision turns in single; the plain rule has torch's own arithmetic where it has torch's own state.
-    ready = [_widened(x) if turns or any(y.dtype is not x.w.dtype for y in _moments(x)) else x for x in batch]
-    g = [x.g for x in ready]
+    ready = [_widened(x) if not x.exact and (turns or not x.alike) else x for x in batch]
+    g = [x.g for x in ready if x.g is not None]
     if work.maximize:
         g = list(torch._foreach_neg(g))
     if coupled := work.coupled(turns):
         g = list(torch._foreach_add(g, [x.w for x in batch], alpha=coupled))
     if turns:
-        u = updates(work.rule, g, ready)
-        rotate_(batch, u, rotation=work.rotation, memory=work.ema, center=work.center)
+        u = updates(work.rule, g, ready, scratch)
+        numbers = rotate_(batch, u, rotation=work.rotation, memory=work.ema, center=work.center, scratch=scratch)
+        scratch.returned(numbers)
     else:
         descend_(batch, directions(work.rule, g, ready), lr=work.lr, kept=work.kept(turns))
     for x, y in zip(batch, ready, strict=True):
-        for to, moment in zip(_moments(x), _moments(y), strict=True):
-            if to is not moment:
-                store(to, moment, work.dither)
-
-
-def _moments(piece: Piece) -> Tensors:
-    return [x for x in (piece.m, piece.v) if x is not None]
+        if x is not y:
+            for to, moment in zip(x.moments, y.moments, strict=True):
+                if to is not moment:
+                    store(to, moment, work.dither)
 
 
 def _widened(piece: Piece) -> Piece:
-    """In the precision of the arithmetic: as it is, or in copies."""
+    """In the precision of the arithmetic, in copies where it is stored in another."""
     dtype = wide(piece.w.dtype)
     g, m, v = (None if x is None else x.to(dtype) for x in (piece.g, piece.m, piece.v))
-    assert g is not None
-    return piece._replace(g=g, m=m, v=v)
+    return replace(piece, g=g, m=m, v=v)
 
 
 def store(to: Tensor, x: Tensor, dither: bool) -> None:
@@ -150,35 +188,34 @@ def directions(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Directions:
     return Directions(c, root, [1 - decay**x.steps for x in batch])
 
 
-def updates(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Tensors:
+def updates(rule: Rule, g: Tensors, batch: Sequence[Piece], scratch: Scratch) -> Tensors:
     """u = scale(memory(g)), in memory of its own, for `rotate_` to use up; `m` and `v` are brought up to date."""
     adam = _is_adam(rule)
-    fused = [adam and _lies_together(x) for x in batch]
+    fused = [adam and x.together for x in batch]
     u: dict[int, Tensor] = {}
     # Each piece by itself decides how: the bits of its update are the same whatever stands beside it.
     for kind, made in ((True, _fused), (False, _divided)):
         if at := [i for i, x in enumerate(fused) if x is kind]:
-            u.update(zip(at, made(rule, [g[i] for i in at], [batch[i] for i in at]), strict=True))
+            u.update(zip(at, made(rule, [g[i] for i in at], [batch[i] for i in at], scratch), strict=True))
     return [u[i] for i in range(len(batch))]
 
 
-def _fused(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Tensors:
-    """Adam's in one pass instead of seven: from zero, a step of lr = -1 arrives at u."""
+def _fused(rule: Rule, g: Tensors, batch: Sequence[Piece], scratch: Scratch) -> Tensors:
+    """Adam's in one pass instead of seven: where all that was there decays, a step of lr = -1 arrives at u."""
     scale = rule.scale
-    steps = {n: torch.tensor(n, dtype=torch.float32, device="cpu") for n in {x.steps for x in batch}}
     assert isinstance(scale, Rms)
-    u = [torch.zeros_like(x) for x in g]
+    u = scratch.like("u", g, lend=True)
     torch._fused_adamw_(
         u,
         g,
         [x.m for x in batch if x.m is not None],
         [x.v for x in batch if x.v is not None],
         [],
-        [steps[x.steps] for x in batch],
+        [_count(x.steps) for x in batch],
         lr=-1.0,
         beta1=rule.memory.decay,
         beta2=scale.beta,
-        weight_decay=0.0,
+        weight_decay=-1.0,
         eps=scale.eps,
         amsgrad=False,
         maximize=False,
@@ -186,7 +223,12 @@ def _fused(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Tensors:
     return u
 
 
-def _divided(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Tensors:
+@lru_cache(maxsize=16)
+def _count(steps: int) -> Tensor:
+    return torch.tensor(steps, dtype=torch.float32, device="cpu")
+
+
+def _divided(rule: Rule, g: Tensors, batch: Sequence[Piece], _: Scratch) -> Tensors:
     """That of any rule, by its formula."""
     c, root, bias = directions(rule, g, batch)
     if root is None:
@@ -198,14 +240,6 @@ def _divided(rule: Rule, g: Tensors, batch: Sequence[Piece]) -> Tensors:
 def _is_adam(rule: Rule) -> bool:
     beta = rule.memory.decay
     return isinstance(rule.scale, Rms) and rule.scale.unbiased and beta != 0 and rule.memory == ema(beta)
-
-
-def _lies_together(piece: Piece) -> bool:
-    """Whether torch's kernel for CPUs, which knows neither strides nor shards, may take it."""
-    w = piece.w
-    if type(w) not in (Tensor, torch.nn.Parameter) or w.device.type != "cpu":
-        return False
-    return span(w) == w.numel() and all(x.stride() == w.stride() for x in (piece.g, *_moments(piece)))
 
 
 def _remember(memory: Memory, g: Tensors, batch: Sequence[Piece]) -> Tensors:
