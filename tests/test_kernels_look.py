@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 import rotational
 from rotational.kernels import look as module
-from rotational.kernels.look import ADDRESS, HOW, OBJECT, Known, ask, look
-from rotational.kernels.native import EMPTY
+from rotational.kernels.look import ADDRESS, EMPTY, HOW, OBJECT, Known, ask, look
 
 WHOLE = torch.arange(48.0).reshape(6, 8)
 VIEWS: dict[str, Tensor] = {

@@ -173,3 +173,30 @@ def test_a_table_that_was_given_back_may_lie_elsewhere():
     opt.step()
     assert torch.equal(old, kept)
     assert not tables[p].isnan().any()
+
+
+@pytest.mark.parametrize("rung", MEASURING)
+@pytest.mark.parametrize(
+    "other",
+    [torch.zeros(4, 5), torch.zeros(4, 60).double(), torch.zeros(60, 4).mT],
+    ids=["short", "double", "columns"],
+)
+def test_a_table_that_has_become_another_is_not_written_to(rung, other):
+    if why := refusal(rung, part_of(linear(), torch.float32)):
+        pytest.skip(why)
+    p, q = linear(60, 40), linear(60, 40)
+    opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1, fused=rung)
+    opt.step()
+    tables = opt.measure({p: ROWS, q: ROWS})
+    opt.step()
+    kept, before = other.clone(), p.detach().clone()
+    assert opt.measure({p: ROWS, q: ROWS}, out=tables) is tables
+    own, tables[q].data = tables[q].data, other
+    with pytest.raises(ValueError, match=r"step: a table of measure\(\) has become .*expected \[4, 60\] float32"):
+        opt.step()
+    assert torch.equal(p, before)
+    assert torch.equal(other, kept)
+    tables[q].data = torch.full_like(own, math.nan)  # other memory, of the same kind
+    assert opt.measure({p: ROWS, q: ROWS}, out=tables) is tables
+    opt.step()
+    assert tables[q].isfinite().all()

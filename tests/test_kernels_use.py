@@ -18,7 +18,7 @@ import rotational
 from compare import assert_same
 from kernels import linear, neurons, parameters, part_of
 from rotational import rules
-from rotational.kernels import jit, native, reference
+from rotational.kernels import binary, jit, native, reference
 from rotational.kernels.choose import Kernels, refusal
 from rotational.kernels.layout import layout
 from rotational.kernels.work import Work
@@ -95,7 +95,7 @@ print(len(os.listdir("/proc/self/task")) - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
-@pytest.mark.skipif(native._torch_threads() is None, reason="this torch's threads are not OpenMP's")
+@pytest.mark.skipif(binary._torch_threads() is None, reason="this torch's threads are not OpenMP's")
 def test_a_step_runs_on_threads_that_torch_has_made():
     done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0"]
@@ -218,7 +218,7 @@ def test_parameters_without_rows_take_steps(rung):
 
 
 def test_without_library_the_next_rung_is_taken_and_said(monkeypatch):
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(binary, "library", lambda: None)
     monkeypatch.setattr(jit, "available", lambda: "numba is not installed; pip install 'rotational[numba]'")
     p = linear()
     opt = rotational.AdamW([p], weight_decay=0.1)
@@ -237,12 +237,12 @@ def test_what_no_kernel_takes_says_why():
 
 
 def test_a_library_of_other_sources_is_not_used(monkeypatch):
-    native.library.cache_clear()
+    binary.library.cache_clear()
     try:
-        monkeypatch.setattr(native, "ABI", native.ABI + 1)
+        monkeypatch.setattr(binary, "ABI", binary.ABI + 1)
         assert native.available() is not None
     finally:
-        native.library.cache_clear()
+        binary.library.cache_clear()
 
 
 def test_gradients_may_lie_otherwise_and_weights_may_move():

@@ -10,7 +10,7 @@ from torch import nn
 
 import rotational
 from compare import assert_same
-from rotational.kernels import choose, jit, native, tasks, work
+from rotational.kernels import binary, choose, jit, native, tasks, work
 from rotational.neurons import ROWS, WHOLE, Neurons
 from rotational.optim import turning
 from stepped import MAKE, MISSING, RUNGS, noise, weight
@@ -67,7 +67,7 @@ def test_moments_that_no_kernel_takes_are_known_before_the_first_step():
 
 
 def test_why_a_better_rung_is_not_taken_stands_in_the_optimizer_and_its_log(monkeypatch):
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(binary, "library", lambda: None)
     monkeypatch.setattr(jit, "available", lambda: "numba is not installed; pip install 'rotational[numba]'")
     opt = MAKE["AdamW"]([weight()])
     for _ in range(2):

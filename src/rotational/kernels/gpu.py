@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from rotational.kernels.layout import Layout, layout
-from rotational.kernels.native import EMPTY, GROUP, KINDS, STORED
+from rotational.kernels.look import EMPTY
+from rotational.kernels.native import GROUP, KINDS, STORED
 from rotational.kernels.native import _numbers as numbers_of  # pyright: ignore[reportPrivateUsage]
-from rotational.kernels.work import Part, Work, beta_of, changed, identical
+from rotational.kernels.work import Part, Work, beta_of, changed, check_table, identical
 from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw
 
@@ -173,12 +174,14 @@ class Table:
         self._tasks: dict[Form, list[np.ndarray]] = {}
         self._slots = self._units = 0
         jobs: list[tuple[int, ...]] = []
+        self._lanes: list[int] = []  # neurons of each
         for i, work in enumerate(works):
             for j, part in enumerate(work.parts):
                 asked = work.measured.get(j)
                 units = asked[0] if asked and part.units is None else part.units
                 at = layout(units or WHOLE, part.w.shape, part.w.stride())
                 assert at is not None
+                self._lanes.append(at.outer * at.lanes)
                 here = part.w.device == device
                 jobs.append(_job(part, at, 2 * i + (part.units is not None)) if here else (0,) * 14)
                 if here and part.w.numel():
@@ -272,6 +275,7 @@ class Table:
         index = 0
         for work in works:
             for j, (_, out) in work.measured.items():
+                check_table(out, self._lanes[index + j])
                 outs[index + j] = out.data_ptr()
             index += len(work.parts)
         given = [g if here else None for g, here in zip(grads, self._here, strict=True)]

@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from rotational.kernels.native import EMPTY, LIBRARY, library
+from rotational.kernels import binary
 from rotational.kernels.work import identical, own
+
+EMPTY = 1
+"""Instead of 0, the address of what has no entries: a parameter without any takes a step too."""
 
 OBJECT, ADDRESS, HOW = range(3)
 """Rows of what is found: which object it is; where it lies, `EMPTY` if it has no entries; and a number that is the same
@@ -39,7 +42,7 @@ def _calls() -> tuple[Callable[..., int], Callable[..., int], Any] | None:
     both take first; None where there are none.
     """
     capsule: Any = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-    if capsule is None or library() is None or ctypes.sizeof(ctypes.c_void_p) != 8:
+    if capsule is None or binary.library() is None or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
     # A function of its own: to give the one of `ctypes.pythonapi` types would give them to the whole process.
     pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
@@ -55,7 +58,7 @@ def _calls() -> tuple[Callable[..., int], Callable[..., int], Any] | None:
         return None
     walk = (ctypes.pythonapi.PyList_GetItem, ctypes.pythonapi.PyDict_Next)
     python = (ctypes.c_void_p * 4)(tell, *(ctypes.cast(f, ctypes.c_void_p).value for f in walk), id(None))
-    native = ctypes.PyDLL(str(LIBRARY))  # which, unlike CDLL, keeps Python's lock
+    native = ctypes.PyDLL(str(binary.LIBRARY))  # which, unlike CDLL, keeps Python's lock
     address, count, thing = ctypes.c_void_p, ctypes.c_int64, ctypes.py_object
     native.rotational_look.argtypes = [address, thing, count, address]
     native.rotational_look.restype = count

@@ -1,31 +1,25 @@
 """The hand-written step for CPUs, in C (`c/step.c`): one launch for all parameters of all groups.
 
-The library is built when the package is (`hatch_build.py`, at the root of the project) and called through ctypes.
-Tables of what there is to do are kept from step to step; only the addresses of gradients are new each time.
+The library (`binary`) is called through ctypes. Tables of what there is to do are kept from step to step; only the
+addresses of gradients are new each time.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rotational.kernels import binary
 from rotational.kernels.layout import Layout, layout
+from rotational.kernels.look import EMPTY
 from rotational.kernels.tasks import RUN, SCRATCH, UNIT, Tasks, shared
-from rotational.kernels.work import Part, Work, beta_of, changed, identical, span
+from rotational.kernels.work import Part, Work, beta_of, changed, check_table, identical, span
 from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw, Rms, Sign
-
-LIBRARY = Path(__file__).with_name("_native.so")
-ABI = 8
-"""Of c/table.h; a library of another number was built from other sources."""
 
 THREAD = 1 << 17
 """Weights for which another thread is worth its start."""
@@ -38,9 +32,6 @@ LINE = 8
 
 MOST = 4
 """Tables that an optimizer keeps, for what is measured in some steps and not in others."""
-
-EMPTY = 1
-"""Instead of 0, the address of a gradient without entries: its parameter takes a step too."""
 
 GROUP = np.dtype(
     [(name, "f8") for name in ("lr", "kept", "coupled", "sign", "new", "old", "decay", "inflow", "first_new")]
@@ -57,42 +48,9 @@ KINDS: dict[type, int] = {Raw: 0, Rms: 1, Sign: 2}
 STORED = {torch.float32: 1, torch.bfloat16: 2}
 
 
-@lru_cache(maxsize=1)
-def library() -> Any:
-    """The compiled step; None where it was not built, or was built from other sources."""
-    if not LIBRARY.exists():
-        return None
-    try:
-        found = ctypes.CDLL(str(LIBRARY))
-    except OSError:
-        return None
-    if found.rotational_abi() != ABI:
-        return None
-    found.rotational_step.restype = found.rotational_borrow.restype = None
-    found.rotational_borrow.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-    found.rotational_borrow(*_torch_threads())
-    found.rotational_step.argtypes = [ctypes.c_void_p]
-    return found
-
-
-def _torch_threads() -> tuple[int | None, int | None]:
-    """The addresses of what starts a step on the threads that torch itself uses, and of what tells which one a thread
-    is; None where those are not OpenMP's.
-
-    torch loads its OpenMP for the whole process to see.
-    """
-    try:
-        known = ctypes.CDLL(None)
-        names = (known.GOMP_parallel, known.omp_get_thread_num)
-    except (AttributeError, OSError, TypeError):
-        return None, None
-    parallel, number = (ctypes.cast(name, ctypes.c_void_p).value for name in names)
-    return parallel, number
-
-
 def available() -> str | None:
     """None where the library can be used; else what to do about it."""
-    if library() is None:
+    if binary.library() is None:
         return "the compiled library is not there; install the package where there is a C compiler"
     return None
 
@@ -193,6 +151,7 @@ class Table:
         self._measured = [start + j for start, work in zip(starts, works, strict=False) for j in work.measured]
         self._written: list[tuple[float, ...]] = []
         self._outs: list[int] = []
+        self._storages: list[torch.UntypedStorage] = []
         self._fresh = [part for work in works for part in work.parts] if self.jobs["fresh"].any() else []
 
     def fill(self, works: Sequence[Work]) -> None:
@@ -204,9 +163,17 @@ class Table:
             self.jobs["fresh"] = [part.fresh for part in self._fresh]
             self._fresh = self._fresh if self.jobs["fresh"].any() else []
         if self._measured:
-            outs = [*map(Tensor.data_ptr, [out for work in works for _, out in work.measured.values()])]
-            if outs != self._outs:
-                self.jobs["out"][self._measured] = self._outs = outs
+            outs = [out for work in works for _, out in work.measured.values()]
+            if (places := [*map(Tensor.data_ptr, outs)]) != self._outs:
+                self._point(outs, places)
+
+    def _point(self, outs: Sequence[Tensor], places: list[int]) -> None:
+        """Where to write down what is measured; raises ValueError where it cannot be written."""
+        for out, job in zip(outs, self.jobs[self._measured], strict=True):
+            check_table(out, int(job["outer"] * job["lanes"]))
+        self.jobs["out"][self._measured] = self._outs = places
+        # Held, so that nothing else comes to lie where these did, of another size.
+        self._storages = [out.untyped_storage() for out in outs]
 
     def gradients(self, works: Sequence[Work]) -> list[Tensor | None]:
         """Write down where the gradients of this step lie: autograd's own as their weights do; others are copied."""
@@ -229,7 +196,7 @@ class Table:
         """Take the step."""
         threads = self.worth(threads)
         step, _ = self._steps.get(threads) or self._share(threads)
-        library().rotational_step(step)
+        binary.library().rotational_step(step)
 
     def _share(self, threads: int) -> tuple[int, tuple[np.ndarray, ...]]:
         """The address of `Step` of c/table.h for so many threads, and what it names: where the tasks of each begin in

@@ -150,6 +150,19 @@ def empty(g: Tensor) -> bool:
     raise ValueError(f"step: the storage of a gradient of shape {list(g.shape)} is gone; call backward() again.")
 
 
+def check_table(out: Tensor, count: int) -> None:
+    """Raise ValueError unless the changes of so many neurons can be written into a table.
+
+    One that was given other memory since it was made would be written to beyond its end.
+    """
+    if out.dtype is not torch.float32 or out.shape != (4, count) or not out.is_contiguous():
+        raise ValueError(
+            f"step: a table of measure() has become {list(out.shape)} {str(out.dtype).removeprefix('torch.')} since it "
+            f"was made, of strides {list(out.stride())}; expected [4, {count}] float32, row by row. Leave it as it is, "
+            "or call measure() without out= for new ones."
+        )
+
+
 def changed(weights: list[Tensor]) -> None:
     """Tell autograd that weights were written to behind its back."""
     if _LISTS:

@@ -36,6 +36,10 @@ static Work work_of(const Group *groups, Job *jobs, int64_t index, Powers *power
     raise_to(powers, g, job);
     double first = powers->first, second = powers->second;
     double fresh = job->fresh ? g->first_new : g->new_, inflow = job->fresh ? 1 : g->inflow;
+    /* c = of_new m, where m is new. */
+    double of_new = g->old / g->decay / first;
+    int newest = job->m && fresh * g->decay == g->old * inflow && (g->scale == RMS || of_new == 1);
+    if (!newest) of_new = 1;
     work.held = powers->held;
     work.numbers = (Numbers){
         .sign = (float)g->sign,
@@ -44,11 +48,12 @@ static Work work_of(const Group *groups, Job *jobs, int64_t index, Powers *power
         .old = (float)(g->old / first),
         .decay = (float)g->decay,
         .inflow = (float)inflow,
-        .again = (float)(g->old / g->decay / first),
         .beta = (float)g->beta,
         .share = (float)g->share,
-        .root = (float)(1 / sqrt(second)),
-        .eps = (float)g->eps,
+        .root = (float)(1 / sqrt(second) / of_new),
+        .eps = (float)(g->eps / of_new),
+        .bare = g->sign == 1 && g->coupled == 0,
+        .newest = newest,
         /* Where nothing is kept between two passes, asking only holds them up. */
         .asks = job->far && (job->segments > 1 || job->run <= SCRATCH || !job->norm),
         .seed = stirred(((uint32_t)index + 0x85ebca6bu * (uint32_t)powers->step) * GOLDEN),
@@ -56,7 +61,7 @@ static Work work_of(const Group *groups, Job *jobs, int64_t index, Powers *power
     First *const *both = FIRSTS[job->weights == BF16][job->moments == F32 ? 0 : g->dither ? 2 : 1][g->scale][job->m != 0];
     work.look = both[0];
     work.keep = both[1];
-    if (g->scale == RMS && job->m && job->moments == F32 && fresh * g->decay == g->old * inflow)
+    if (newest && g->scale == RMS && job->moments == F32)
         work.again = job->weights == F32 ? f32_again : bf16_again;
     return work;
 }

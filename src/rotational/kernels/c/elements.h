@@ -18,9 +18,11 @@
 
 /* The numbers of a group as single weights need them, bias corrections included. */
 typedef struct {
-    float sign, coupled, fresh, old, decay, inflow, again, beta, share, root, eps; /* c = again m, where m is new */
+    float sign, coupled, fresh, old, decay, inflow, beta, share, root, eps;
     uint32_t seed;
-    int32_t asks; /* memory for what comes next */
+    int32_t bare;   /* g is the gradient as it lies */
+    int32_t newest; /* c is the new m, and what it would be multiplied by is in root and eps */
+    int32_t asks;   /* memory for what comes next */
 } Numbers;
 
 INLINE float from_bits(uint32_t bits) {
@@ -195,16 +197,20 @@ enum { LOOK, KEEP, AGAIN };
 INLINE Wide direction(const Job *job, const Numbers *n, int64_t i, int64_t count, Marks marks, Wide w, int weights,
                       int moments, int scale, int remembers, int keep) {
     if (keep == AGAIN)
-        return n->again * load_wide(job->m, i, moments, count) /
+        return load_wide(job->m, i, moments, count) /
                sum_of(n->root, root(load_wide(job->v, i, moments, count)), (Wide){0} + n->eps);
-    Wide g = sum_of(n->sign, load_wide(job->g, i, weights, count), n->coupled * w);
+    Wide g = load_wide(job->g, i, weights, count);
+    if (!n->bare) g = sum_of(n->sign, g, n->coupled * w);
     Marks noise = marks;
     if (keep && moments == DITHERED) noise = all_stirred(marks);
-    Wide c = n->fresh * g;
+    Wide c;
     if (remembers) {
-        Wide m = load_wide(job->m, i, moments, count);
-        c = sum_of(n->old, m, c);
-        if (keep) store_wide(job->m, i, sum_of(n->decay, m, n->inflow * g), moments, noise, count);
+        Wide m = load_wide(job->m, i, moments, count), now = sum_of(n->decay, m, n->inflow * g);
+        if (n->newest) c = now;
+        else c = sum_of(n->old, m, n->fresh * g);
+        if (keep) store_wide(job->m, i, now, moments, noise, count);
+    } else {
+        c = n->fresh * g;
     }
     if (scale == SIGN) {
         Wide one = (Wide){0} + 1, up = (Wide)((Marks)one & (Marks)(c > 0)), down = (Wide)((Marks)one & (Marks)(c < 0));
