@@ -11,7 +11,7 @@ from torch import nn
 
 import rotational
 from compare import assert_same
-from rotational.kernels import foreach_turn, pieces
+from rotational.kernels import foreach_turn, jit, pieces
 from rotational.kernels.foreach_turn import rotate_
 from rotational.kernels.pieces import Held, Piece
 from rotational.neurons import ROWS, Neurons
@@ -175,9 +175,13 @@ def test_counters_that_are_set_are_read(small):
     assert_same([p.detach() for p in params], [q.detach() for q in others], 1e-5)
 
 
-def test_gradients_do_not_outlive_their_step(small):
-    params, opt = _three(fused=False)
-    _stepped(params, opt, 0)
-    kept = [weakref.ref(p.grad) for p in params]
-    opt.zero_grad(set_to_none=True)
-    assert [x() for x in kept] == [None] * 3
+@pytest.mark.parametrize("fused", [None, False, "numba", "reference"])
+def test_gradients_do_not_outlive_their_step(small, fused):
+    if fused == "numba" and (why := jit.available()):
+        pytest.skip(why)
+    params, opt = _three(fused)
+    for t in range(2):
+        _stepped(params, opt, t)
+        kept = [weakref.ref(p.grad) for p in params]
+        opt.zero_grad(set_to_none=True)
+        assert [x() for x in kept] == [None] * 3

@@ -118,11 +118,17 @@ class Kernels:
 
     def __init__(self) -> None:
         self._made: dict[str, Kernel] = {}
+        self._works: Sequence[tuple[str, Work]] = ()
+        self._shares: list[tuple[Kernel, list[Work]]] = []
 
     def step(self, works: Sequence[tuple[str, Work]]) -> None:
-        """Take one step of all groups: each rung takes all of its work at once."""
-        for rung in dict.fromkeys(rung for rung, _ in works):
-            self.of(rung).step([work for name, work in works if name == rung])
+        """Take one step of all groups: each rung takes all of its work at once; the same list holds the same works."""
+        if works is not self._works:
+            rungs = dict.fromkeys(rung for rung, _ in works)
+            self._shares = [(self.of(rung), [work for name, work in works if name == rung]) for rung in rungs]
+            self._works = works
+        for kernel, share in self._shares:
+            kernel.step(share)
 
     def of(self, rung: str) -> Kernel:
         """The kernel of this name, made when it is first used."""

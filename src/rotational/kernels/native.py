@@ -6,7 +6,7 @@ addresses of gradients are new each time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -88,15 +88,19 @@ class Native:
     """The step of one optimizer; its tables last for as long as its works have the same parts."""
 
     def __init__(self) -> None:
+        self._works: Sequence[Work] = ()
         self._lists: list[list[Part]] = []
-        self._measured: list[dict[int, tuple[Neurons, Tensor]]] = []
+        self._measured: list[Mapping[int, tuple[Neurons, Tensor]]] = []
         self._asked: tuple[tuple[int, ...], ...] = ()
         self._tables: dict[tuple[tuple[int, ...], ...], Table] = {}
 
     def step(self, works: Sequence[Work]) -> None:
         """Take one step of all groups (see `work.Kernel`)."""
-        lists = [work.parts for work in works]
-        known = identical(lists, self._lists)
+        if works is self._works:
+            lists, known = self._lists, True
+        else:
+            lists = [work.parts for work in works]
+            self._works, known = works, identical(lists, self._lists)
         measured = [work.measured for work in works]
         if not identical(measured, self._measured):
             # What is measured is known by its objects, which its table keeps.
@@ -149,16 +153,17 @@ class Table:
         self.weights = [part.w for work in works for part in work.parts]
         starts = accumulate([len(work.parts) for work in works], initial=0)
         self._measured = [start + j for start, work in zip(starts, works, strict=False) for j in work.measured]
-        self._written: list[tuple[float, ...]] = []
+        self._told: list[tuple[Work, float, float, float]] = []
         self._outs: list[int] = []
         self._storages: list[torch.UntypedStorage] = []
         self._fresh = [part for work in works for part in work.parts] if self.jobs["fresh"].any() else []
 
     def fill(self, works: Sequence[Work]) -> None:
         """Write the numbers of this step, and where to write down what is measured."""
-        numbers = [_numbers(work, turns) for work in works for turns in (False, True)]
-        if numbers != self._written:
-            self.groups[:] = self._written = numbers
+        told = [(work, work.lr, work.weight_decay, work.rotation) for work in works]
+        if told != self._told:
+            self.groups[:] = [_numbers(work, turns) for work in works for turns in (False, True)]
+            self._told = told
         if self._fresh:  # they may have taken their first step by another table
             self.jobs["fresh"] = [part.fresh for part in self._fresh]
             self._fresh = self._fresh if self.jobs["fresh"].any() else []
@@ -188,7 +193,7 @@ class Table:
 
     def stepped(self) -> list[Tensor]:
         """The weights that have gradients in this step."""
-        if self._places.all():
+        if np.count_nonzero(self._places) == len(self.weights):
             return self.weights
         return [w for w, place in zip(self.weights, self._places, strict=True) if place]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import is_
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,6 +47,10 @@ class Part:
         self.shape, self.stride, self.address = self.w.shape, self.w.stride(), self.w.data_ptr()
 
 
+NOTHING: Mapping[int, tuple[Neurons, Tensor]] = MappingProxyType({})
+"""Measured of a work."""
+
+
 @dataclass(eq=False)
 class Work:
     """One step of a param group, on one rung.
@@ -72,7 +77,7 @@ class Work:
     parts: list[Part]
     grads: Sequence[Tensor | None]
     places: np.ndarray | None = None
-    measured: dict[int, tuple[Neurons, Tensor]] = field(default_factory=dict[int, "tuple[Neurons, Tensor]"])
+    measured: Mapping[int, tuple[Neurons, Tensor]] = field(default_factory=lambda: NOTHING)
 
     def coupled(self, turns: bool) -> float:
         """Weight decay that is added to the gradient.

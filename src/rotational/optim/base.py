@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import chain
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -19,38 +19,15 @@ from torch.optim import Optimizer
 
 from rotational.control import Control
 from rotational.kernels.choose import RUNGS, Kernels
-from rotational.kernels.work import Work
 from rotational.neurons import Neurons
 from rotational.optim import around, checkpoint, fits
 from rotational.optim.bound import Bound, Group, Options, told
-from rotational.optim.measuring import Asked, Tables, tables_for
+from rotational.optim.measuring import Tables, tables_for
 from rotational.optim.seen import Seen
 from rotational.optim.turning import center_, lengths, noted, units_of
+from rotational.optim.works import Plan, Works
 from rotational.rule import Rule
 from rotational.scale import Rms
-
-
-class _Plan(NamedTuple):
-    """What one param group does in one step, decided and checked before anything is changed.
-
-    `places` is where the gradients lie, if they lie as their weights do (see `Work`); `turning`, whether any neuron
-    turns.
-    """
-
-    group: Group
-    bound: Bound
-    lr: float
-    weight_decay: float
-    rotation: float
-    turning: bool
-    grads: list[Tensor | None]
-    places: np.ndarray | None
-
-    def places_of(self, indices: list[int]) -> np.ndarray | None:
-        """Those of some parameters."""
-        if self.places is None or len(indices) == len(self.grads):
-            return self.places
-        return self.places[indices]
 
 
 class RotationalOptimizer(Optimizer):
@@ -84,7 +61,7 @@ class RotationalOptimizer(Optimizer):
     def _remember_nothing(self, defaults: Group) -> None:
         """Forget what was worked out for earlier steps: the state may have become another."""
         self._bounds: list[Bound | None] = []
-        self._kernels, self._seen = Kernels(), Seen()
+        self._kernels, self._seen, self._works = Kernels(), Seen(), Works()
         self._asked: Tables | None = None
         self._read = sorted(defaults.keys() - {"lr", "weight_decay", "rotation"})
 
@@ -206,8 +183,10 @@ class RotationalOptimizer(Optimizer):
             ]
             self._hold(plans, same)
             asked = {} if tables is None else tables.asked
-            works = [work for plan in plans for work in self._works(plan, asked)]
-            self._kernels.step(works)
+            try:
+                self._kernels.step(self._works.of(plans, asked))
+            finally:
+                self._works.release()
             self._seen.settle()
             for plan in plans:
                 plan.bound.settle(plan.grads)
@@ -287,15 +266,15 @@ class RotationalOptimizer(Optimizer):
         grads: list[Tensor | None],
         places: np.ndarray | None = None,
         same: bool = False,
-    ) -> _Plan:
+    ) -> Plan:
         call = type(self).__name__
         lr, weight_decay = (told(call, name, group[name]) for name in ("lr", "weight_decay"))
         bound = self._bound(index, group, same)
-        turning = any(n is not None and g is not None for n, g in zip(bound.units, grads, strict=True))
+        turning = bound.turns(grads)
         rotation = bound.control.rotation(bound.rule, lr, weight_decay, group.get("steps", 0)) if turning else 0.0
-        return _Plan(group, bound, lr, weight_decay, rotation, turning, grads, places)
+        return Plan(group, bound, lr, weight_decay, rotation, turning, grads, places)
 
-    def _hold(self, plans: Sequence[_Plan], same: bool) -> None:
+    def _hold(self, plans: Sequence[Plan], same: bool) -> None:
         """Bring the state up to date: loaded or re-made weights count as they are then.
 
         The length of every neuron is noted at its first step.
@@ -332,29 +311,6 @@ class RotationalOptimizer(Optimizer):
         for plan, i in new:
             name = _name(plan.group, i)
             plan.bound.take_in(i, self.state[plan.group["params"][i]], type(self).__name__, name)
-
-    def _works(self, plan: _Plan, asked: Asked) -> list[tuple[str, Work]]:
-        group, bound = plan.group, plan.bound
-        works: list[tuple[str, Work]] = []
-        for rung, (indices, parts) in bound.shares().items():
-            work = Work(
-                rule=bound.rule,
-                lr=plan.lr,
-                weight_decay=plan.weight_decay,
-                rotation=plan.rotation,
-                ema=bound.control.memory,
-                center=bound.control.center,
-                maximize=group["maximize"],
-                dither=group["stochastic_rounding"] and group["moment_dtype"] is torch.bfloat16,
-                foreach=group["foreach"] is not False,
-                parts=parts,
-                grads=bound.gradients(indices, plan.grads),
-                places=None if bound.apart else plan.places_of(indices),
-            )
-            if asked:
-                work.measured = bound.asked(rung, asked, work.grads)
-            works.append((rung, work))
-        return works
 
     # Checkpoints ------------------------------------------------------------------------------------------
 

@@ -92,6 +92,7 @@ class Bound:
     ) -> None:
         self.group, self.options, self.rule, self.control, self.units = group, options, rule, control, units
         self._shapes = _shapes(group)
+        self._turn = [i for i, n in enumerate(units) if n is not None]
         self._parts: list[Part | None] = [None] * len(units)
         self._made_of: list[list[Any]] = [[]] * len(units)  # each part's parameter and state, as the optimizer has them
         self._places: list[list[Any]] = [[]] * len(units)  # and where that lies
@@ -113,6 +114,13 @@ class Bound:
         `same` as `Seen` has it.
         """
         return self.group is group and self.options.hold(group) and (same or _shapes(group) == self._shapes)
+
+    def turns(self, grads: Sequence[Tensor | None]) -> bool:
+        """Whether any neuron does, with these gradients."""
+        for i in self._turn:  # noqa: SIM110 (a generator would take longer than all the rest of this)
+            if grads[i] is not None:
+                return True
+        return False
 
     def outdated(
         self, grads: Sequence[Tensor | None], states: Mapping[Tensor, Mapping[str, Any]], same: bool
