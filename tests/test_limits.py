@@ -17,7 +17,7 @@ CASES = {
     "rmsprop, small": (rules.rmsprop(), 0.1, L2, "not corrected for bias"),
     "rmsprop, at rest": (rules.rmsprop(), 1.0, L2, None),
     "rmsprop, large": (rules.rmsprop(), 10.0, L2, "Up to step"),
-    "rmsprop, centred, large": (rules.rmsprop(momentum=0.9, centered=True), 10.0, L2, "up to 45%"),
+    "rmsprop, centred, large": (rules.rmsprop(momentum=0.9, centered=True), 10.0, L2, "up to 20%"),
     "adamax, small": (rules.adamax(decay="decoupled"), 0.1, ADAM, "Adamax still remembers"),
     "adamax, warmed up": (rules.adamax(decay="decoupled"), 0.1, WARM, None),
     "nadamw, small": (rules.nadamw(), 0.1, ADAM, None),

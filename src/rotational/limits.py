@@ -82,7 +82,7 @@ def _outweighed(setting: Setting, path: Path) -> str:
     elif isinstance(scale, Sign):
         off = "by up to 27%, the norm by 7%"
     elif isinstance(scale, Rms) and scale.centered:
-        off = "by up to 45%, the norm by 28%"
+        off = "by up to 20%"
     return (
         f"Up to step {last:,} decay outweighs the gradient: weights shrink by a fixed amount rather than in "
         f"proportion, which is followed class by class of their initial size. {where} rotation was found off {off}, "

@@ -91,7 +91,7 @@ def _lags(
     grows = setting.total(law.loss * square - law.gain) / total / 2 if setting.scale_invariant else 0.0 * total
     if isinstance(setting.rule.scale, Max):
         return grows, grows
-    rest = second_at_rest(setting, square, q, push.coupled) + 0.0 * square
+    rest = second_at_rest(setting, square, q, push) + 0.0 * square
     return grows, _fresh(setting) / 2 * (setting.total(rest) / setting.total(second) - 1)
 
 
@@ -208,7 +208,7 @@ def _second(setting: Setting, second: Number, rest: Number, moved: Number, lengt
 
 def _rest(setting: Setting, square: Number, push: Push) -> Number:
     """Where v would rest, at this E|w|^2."""
-    return second_at_rest(setting, square, setting.power_of(square, setting.total(square)), push.coupled)
+    return second_at_rest(setting, square, setting.power_of(square, setting.total(square)), push)
 
 
 def _mean_fading(rate: Number) -> Number:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rotational.correlation import inverse_root, inverse_square
+from rotational.dynamics import centering
 from rotational.dynamics.filling import NOISY, STRONG, Filling, lasts
 from rotational.dynamics.maximum import FadingMaximum
 from rotational.dynamics.setting import Divided, Number, Setting
@@ -75,7 +76,8 @@ class RunningRms:
     def __init__(self, setting: Setting, scale: Rms, zero: Number) -> None:
         self.second = self._v = self._inside = zero
         self._setting, self._scale, self._memory = setting, scale, setting.rule.memory
-        self._squares = self._averaged = self._both = zero  # sums behind V, the centring, and S
+        self._squares = self._both = zero  # sums behind V and S
+        self._averaged = self._along = self._share = zero  # see `centering`
         self._excess = 0.0 if scale.kurtosis is None else scale.kurtosis - 1
         self._variance: Number = 0.0
         self._lag: Number = 0.0  # (kurtosis-1)/2 times the mean share in v of what this update shares with the next
@@ -96,8 +98,10 @@ class RunningRms:
         self._v = v = beta * self._v + fresh * (q + mean2 + inside)
         filled, self.second = 1 - beta**t, v
         if scale.centered:
-            self._averaged = beta**2 * self._averaged + fresh**2 * q
-            self.second = v - self._averaged - inside * filled**2
+            self._averaged = centering.mean_square(beta, q, inside, self._along, self._averaged)
+            self.second = v - self._averaged
+            self._share = centering.share(setting, self.second, lr, lam)
+            self._along = centering.crossed(beta, q, inside, self._share, self._along)
         root = (self.second / ((filled if scale.unbiased else 1.0) * setting.size)) ** 0.5 + setting.eps
         bend = 1.0
         if setting.drift and not setting.scale_invariant:
@@ -172,15 +176,15 @@ class RunningRms:
         fresh = (1 - self._scale.beta) / (1 + self._scale.beta)
         self.second = self._v = second
         if self._scale.centered:
-            self._averaged = fresh * q
-            self._v = second + self._averaged + self._inside
+            self._averaged, self._along = centering.at_rest(self._scale.beta, q, self._inside, self._share)
+            self._v = second + self._averaged
         self._squares = fresh * self._v**2
 
     def merge(self, mean: Callable[[Number], Number]) -> None:
         """Go on with one class of weights."""
         self._setting = replace(self._setting, merged=True)
         self.second, self._v, self._inside = (mean(x) for x in (self.second, self._v, self._inside))
-        self._squares, self._averaged = mean(self._squares), mean(self._averaged)
+        self._squares, self._averaged, self._along = (mean(x) for x in (self._squares, self._averaged, self._along))
         self._both, self._variance, self._lag = (mean(x) for x in (self._both, self._variance, self._lag))
 
     def _decayed(self, lam: Number, t: int, step: Number) -> Number:

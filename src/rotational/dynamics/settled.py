@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rotational.dynamics import centering
 from rotational.dynamics.cautious import cautious, lasting
 from rotational.dynamics.entry import mean_since, steady
 from rotational.dynamics.scatter import Scatter, at_rest
@@ -39,15 +40,14 @@ class Balance(NamedTuple):
     radial: Number
 
 
-def second_at_rest(setting: Setting, square: Number, q: Number, coupled: Number) -> Number:
+def second_at_rest(setting: Setting, square: Number, q: Number, push: Push) -> Number:
     """v, summed over entries, after more steps than it remembers: q + wd^2 W; Adamax's as if of noise alone."""
     scale = setting.rule.scale
     if isinstance(scale, Rms) and scale.centered:
-        # The square of a moving average is taken off: its share of noise, and the decay's part, which hardly moves.
-        return q * 2 * scale.beta / (1 + scale.beta)
+        return centering.second_at_rest(setting, scale.beta, q, push.lr, push.coupled, square)
     if isinstance(scale, Max) and setting.coupled:
-        return q * steady(scale.beta, coupled * np.sqrt(square / q)) ** 2
-    return q + coupled**2 * square
+        return q * steady(scale.beta, push.coupled * np.sqrt(square / q)) ** 2
+    return q + push.coupled**2 * square
 
 
 def balance(
@@ -134,7 +134,7 @@ def rest(setting: Setting, push: Push, memory: Memory | None = None) -> tuple[Nu
     with np.errstate(all="ignore"):
         for _ in range(100):
             q = setting.power(square)
-            law = balance(setting, square, q, second_at_rest(setting, square, q, push.coupled), push, memory)
+            law = balance(setting, square, q, second_at_rest(setting, square, q, push), push, memory)
             off = np.where(law.loss > 0, np.log(np.maximum(law.gain, 1e-300) / (law.loss * square)), 1.0)
             # how `off` goes with log W, which for one power is -power/2 throughout
             found = (off - before) / step
@@ -147,7 +147,7 @@ def rest(setting: Setting, push: Push, memory: Memory | None = None) -> tuple[Nu
             if np.all(~(np.abs(off) > 1e-11)):
                 break
         q = setting.power(square)
-        law = balance(setting, square, q, second_at_rest(setting, square, q, push.coupled), push, memory)
+        law = balance(setting, square, q, second_at_rest(setting, square, q, push), push, memory)
     return square, law
 
 
@@ -164,7 +164,7 @@ def returns(setting: Setting, push: Push, square: Number) -> Number:
 
     def change(w: Number) -> Number:
         q = setting.power(w)
-        law = balance(setting, w, q, second_at_rest(setting, w, q, push.coupled), push)
+        law = balance(setting, w, q, second_at_rest(setting, w, q, push), push)
         return law.gain - law.loss * w
 
     near = 1e-4
