@@ -133,5 +133,5 @@ def test_counters_are_on_the_cpu_whatever_the_default_device():
         opt = rotational.AdamW([p])
         opt.step()
     finally:
-        torch.set_default_device("cpu")
+        torch.set_default_device(None)
     assert {x.device.type for x in opt.state[p].values()} == {"cpu"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARY = Path(__file__).with_name("_native.so")
-ABI = 8
+ABI = 9
 """Of c/table.h; a library of another number was built from other sources."""
 
 

@@ -52,7 +52,7 @@ class Numba(Native):
         super().__init__()
         self._scratch: list[np.ndarray] = []
 
-    def _table(self, works: Sequence[Work]) -> Table:
+    def _make(self, works: Sequence[Work]) -> Table:
         return _Plan(works, self._scratch)
 
 

@@ -37,9 +37,9 @@ LINES = 6
 
 
 @lru_cache(maxsize=1)
-def _calls() -> tuple[Callable[..., int], Callable[..., int], Any] | None:
-    """What looks at a list, what compares with what is known (`c/look.c`), and the functions of torch and Python that
-    both take first; None where there are none.
+def _calls() -> tuple[Callable[..., int], Callable[..., int], Callable[..., int], Any] | None:
+    """What looks at a list, compares with what is known, and looks at attributes (`c/look.c`), and the functions
+    of torch and Python that all take first; None where there are none.
     """
     capsule: Any = getattr(Tensor, "__dlpack_c_exchange_api__", None)
     if capsule is None or binary.library() is None or ctypes.sizeof(ctypes.c_void_p) != 8:
@@ -56,14 +56,16 @@ def _calls() -> tuple[Callable[..., int], Callable[..., int], Any] | None:
     tell = (ctypes.c_void_p * 5).from_address(table + _HEADER)[_TELL]
     if tell is None:  # which it need not have
         return None
-    walk = (ctypes.pythonapi.PyList_GetItem, ctypes.pythonapi.PyDict_Next)
-    python = (ctypes.c_void_p * 4)(tell, *(ctypes.cast(f, ctypes.c_void_p).value for f in walk), id(None))
+    own = ctypes.pythonapi
+    walk = (own.PyList_GetItem, own.PyDict_Next, own.PyObject_GetAttr, own.PyList_SetItem)
+    python = (ctypes.c_void_p * 6)(tell, *(ctypes.cast(f, ctypes.c_void_p).value for f in walk), id(None))
     native = ctypes.PyDLL(str(binary.LIBRARY))  # which, unlike CDLL, keeps Python's lock
     address, count, thing = ctypes.c_void_p, ctypes.c_int64, ctypes.py_object
     native.rotational_look.argtypes = [address, thing, count, address]
     native.rotational_look.restype = count
     native.rotational_same.argtypes = [address, thing, address, count, thing, address, count, address, count, address]
-    return native.rotational_look, native.rotational_same, python
+    native.rotational_attributes.argtypes = [address, thing, thing, count, address, thing, address]
+    return native.rotational_look, native.rotational_same, native.rotational_attributes, python
 
 
 _REFUSED = (RuntimeError, TypeError, ValueError, BufferError)
@@ -75,7 +77,7 @@ def look(values: list[Any]) -> np.ndarray | None:
     calls, n = _calls(), len(values)
     if calls is None:
         return None
-    call, _, python = calls
+    call, *_, python = calls
     found = np.empty((3, n), np.int64)
     try:
         return found if call(python, values, n, found.ctypes.data) == n else None
@@ -113,7 +115,7 @@ class Known:
             return False
         if not all(isinstance(x, list) for x in lists):
             return False
-        _, call, python = calls
+        _, call, _, python = calls
         try:
             lasts = call(python, lists, *self._lists, states, *self._seen, self._lines_at) != 0
         except _REFUSED:
@@ -122,6 +124,38 @@ class Known:
             self._lines = np.array([*map(_lines, self.values)], np.int64)
             self._lines_at = self._lines.ctypes.data
         return lasts
+
+
+class Gradients:
+    """Those of a list of parameters, and where they lie, if they lie as the parameters did.
+
+    ways   how each parameter lay, as `look` has it
+    """
+
+    def __init__(self, params: Sequence[Tensor], ways: np.ndarray) -> None:
+        self._ways, self._places = np.ascontiguousarray(ways), np.zeros(len(ways), np.int64)
+        self._arguments = len(ways), self._ways.ctypes.data, self._places.ctypes.data
+        # What has torch's negative bit is half of a complex number, and so no two of its entries are neighbours.
+        self._single = [i for i, p in enumerate(params) if p.numel() == 1]
+
+    def look(self, params: list[Tensor]) -> tuple[list[Tensor | None], np.ndarray | None]:
+        """The gradients; and, until the next look, where they lie, 0 for None.
+
+        They are None where one is stored or lies otherwise, or C cannot tell.
+        """
+        calls, (count, ways, places) = _calls(), self._arguments
+        if calls is None or type(params) is not list or len(params) != count:
+            return [p.grad for p in params], None
+        *_, call, python = calls
+        grads: list[Tensor | None] = [None] * count
+        try:
+            found = call(python, params, "grad", count, ways, grads, places)
+        except _REFUSED:
+            found = -1
+        if found < 0:  # not all of them were looked at
+            return [p.grad for p in params], None
+        negated = any(g is not None and g.is_neg() for g in map(grads.__getitem__, self._single))
+        return grads, self._places if found > 0 and not negated else None
 
 
 def _lines(x: Any) -> list[int]:

@@ -46,6 +46,7 @@ JOB = np.dtype(
 )
 KINDS: dict[type, int] = {Raw: 0, Rms: 1, Sign: 2}
 STORED = {torch.float32: 1, torch.bfloat16: 2}
+_PLACE = torch.UntypedStorage.data_ptr
 
 
 def available() -> str | None:
@@ -93,6 +94,7 @@ class Native:
         self._measured: list[Mapping[int, tuple[Neurons, Tensor]]] = []
         self._asked: tuple[tuple[int, ...], ...] = ()
         self._tables: dict[tuple[tuple[int, ...], ...], Table] = {}
+        self._table: Table | None = None  # that of the step before
 
     def step(self, works: Sequence[Work]) -> None:
         """Take one step of all groups (see `work.Kernel`)."""
@@ -106,19 +108,26 @@ class Native:
             # What is measured is known by its objects, which its table keeps.
             self._asked = tuple((*one, *[id(units) for units, _ in one.values()]) for one in measured)
             self._measured = measured
-        asked = self._asked
-        if not known or (asked not in self._tables and len(self._tables) > MOST):
-            self._tables, self._lists = {}, lists
-        table = self._tables.get(asked)
-        if table is None:
-            table = self._tables[asked] = self._table(works)
+            self._table = None
+        if not known:
+            self._tables, self._lists, self._table = {}, lists, None
+        table = self._table or self._find(works)
         table.fill(works)
         grads = table.gradients(works)
         table.run(torch.get_num_threads())
         del grads  # those that are copies have lived until here
         changed(table.stepped())
 
-    def _table(self, works: Sequence[Work]) -> Table:
+    def _find(self, works: Sequence[Work]) -> Table:
+        """The table for what is measured now, made where there is none."""
+        if self._asked not in self._tables:
+            if len(self._tables) > MOST:
+                self._tables = {}
+            self._tables[self._asked] = self._make(works)
+        self._table = self._tables[self._asked]
+        return self._table
+
+    def _make(self, works: Sequence[Work]) -> Table:
         return Table(works)
 
 
@@ -154,8 +163,9 @@ class Table:
         starts = accumulate([len(work.parts) for work in works], initial=0)
         self._measured = [start + j for start, work in zip(starts, works, strict=False) for j in work.measured]
         self._told: list[tuple[Work, float, float, float]] = []
-        self._outs: list[int] = []
+        self._into: list[Mapping[int, tuple[Neurons, Tensor]]] = []
         self._storages: list[torch.UntypedStorage] = []
+        self._at: list[int] = []
         self._fresh = [part for work in works for part in work.parts] if self.jobs["fresh"].any() else []
 
     def fill(self, works: Sequence[Work]) -> None:
@@ -168,17 +178,21 @@ class Table:
             self.jobs["fresh"] = [part.fresh for part in self._fresh]
             self._fresh = self._fresh if self.jobs["fresh"].any() else []
         if self._measured:
-            outs = [out for work in works for _, out in work.measured.values()]
-            if (places := [*map(Tensor.data_ptr, outs)]) != self._outs:
-                self._point(outs, places)
+            measured = [work.measured for work in works]
+            if not identical(measured, self._into) or [*map(_PLACE, self._storages)] != self._at:
+                self._point(measured)
 
-    def _point(self, outs: Sequence[Tensor], places: list[int]) -> None:
-        """Where to write down what is measured; raises ValueError where it cannot be written."""
+    def _point(self, measured: list[Mapping[int, tuple[Neurons, Tensor]]]) -> None:
+        """Where to write down what is measured: where the tables lie now, whatever memory they are given later.
+
+        Their storages, of which there are few, are held and looked at: they may move (`share_memory_`).
+        """
+        outs = [out for tables in measured for _, out in tables.values()]
         for out, job in zip(outs, self.jobs[self._measured], strict=True):
             check_table(out, int(job["outer"] * job["lanes"]))
-        self.jobs["out"][self._measured] = self._outs = places
-        # Held, so that nothing else comes to lie where these did, of another size.
-        self._storages = [out.untyped_storage() for out in outs]
+        self.jobs["out"][self._measured] = [out.data_ptr() for out in outs]
+        self._storages = [*{x.data_ptr(): x for x in map(Tensor.untyped_storage, outs)}.values()]
+        self._into, self._at = measured, [*map(_PLACE, self._storages)]
 
     def gradients(self, works: Sequence[Work]) -> list[Tensor | None]:
         """Write down where the gradients of this step lie: autograd's own as their weights do; others are copied."""

@@ -25,15 +25,17 @@ except (ImportError, AttributeError):
         return True
 
 
-_OWN = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-
-
 def where_used(step: Callable[..., Any], wrapped: Callable[..., Any]) -> Callable[..., Any]:
     """The step itself, or as torch wraps it: for hooks, for profilers, and for closures, which might see to either."""
 
     @wraps(step)
     def taken(self: Any, *args: Any, **kwargs: Any) -> Any:
-        used = bool(args or kwargs) or _profiled() or any(_of_all) or any(getattr(self, name, True) for name in _OWN)
+        used = args or kwargs or _profiled() or any(_of_all)
+        used = (
+            used
+            or getattr(self, "_optimizer_step_pre_hooks", True)
+            or getattr(self, "_optimizer_step_post_hooks", True)
+        )
         return (wrapped if used else step)(self, *args, **kwargs)
 
     return taken

@@ -206,7 +206,8 @@ class RotationalOptimizer(Optimizer):
         parameter without a gradient the table says that nothing moved.
 
         `out` is what an earlier call returned and is no longer needed: the step writes to the same tables again, if
-        they are what would be made now. Raises TypeError where it is anything else.
+        they are what would be made now. Raises TypeError where it is anything else. A table that is given other memory
+        (`.data =`) is not one of them any more: it is refused or not written to.
 
         >>> import rotational, torch
         >>> from rotational.neurons import ROWS
@@ -225,8 +226,8 @@ class RotationalOptimizer(Optimizer):
 
     def _gradients(self, index: int, group: Group) -> tuple[list[Tensor | None], np.ndarray | None]:
         """The gradients of a group, and where they lie, if they lie as their weights do."""
-        grads: list[Tensor | None] = [p.grad for p in group["params"]]
-        if (places := self._seen.places(index, grads)) is None:
+        grads, places = self._seen.gradients(index, group["params"])
+        if places is None:
             for i, g in enumerate(grads):
                 if g is not None and (g.layout is not torch.strided or g.is_complex()):
                     kind = "complex" if g.is_complex() else "sparse"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from operator import attrgetter, is_
 from typing import Any
@@ -255,7 +255,7 @@ class Bound:
         One that has lost its gradient since stays as it is, and its table is filled here.
         """
         known = self._asked.get(rung)
-        if known is not None and known[0] is asked and all(grads[j] is not None for j in known[1]):
+        if known is not None and known[0] is asked and not _lacks(grads, known[1]):
             return known[1]
         found: Asked = {}
         lost = False
@@ -278,6 +278,14 @@ class Bound:
         if part is None or i in self.apart or not measures(self._rungs[i][0], part, neurons):
             return None
         return part.norm.numel() if part.norm is not None else neurons.count(part.shape)
+
+
+def _lacks(grads: Sequence[Tensor | None], indices: Iterable[int]) -> bool:
+    """Whether one of these has no gradient."""
+    for i in indices:  # noqa: SIM110 (as above)
+        if grads[i] is None:
+            return True
+    return False
 
 
 def _places(values: Sequence[Any]) -> list[Any]:

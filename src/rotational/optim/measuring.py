@@ -48,8 +48,14 @@ def tables_for(found: Sequence[Found], before: Tables | None, out: Mapping[Tenso
     elif out is not None and out.serve(found):
         return out
     tables = Tables({} if before is None else dict(before.asked))
+    # On each device one stretch of memory, so that there is one to ask where it lies.
+    lengths: dict[torch.device, int] = {}
+    for p, _, count in chain.from_iterable(found):
+        lengths[p.device] = lengths.get(p.device, 0) + 4 * count
+    rest = {device: torch.empty(length, dtype=torch.float32, device=device) for device, length in lengths.items()}
     for p, units, count in chain.from_iterable(found):
-        table = torch.empty(4, count, dtype=torch.float32, device=p.device)
+        table, rest[p.device] = rest[p.device].tensor_split([4 * count])
+        table = table.view(4, count)
         known, table = tables.asked.setdefault(id(p), (units, table))
         if known is units or known == units:
             tables[p] = table

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from rotational.kernels.look import ADDRESS, HOW, Known, ask, look
+from rotational.kernels.look import HOW, Gradients, Known, ask, look
 from rotational.kernels.work import identical
 
 
@@ -24,6 +24,7 @@ class Seen:
     def __init__(self) -> None:
         self._known = Known([0], [], [], np.zeros((3, 0), np.int64))
         self._taken = False
+        self._gradients: dict[int, Gradients] = {}
         self._odd: list[Any] | None = None  # those of the last time that one of them had to be asked
 
     def same(self, groups: Sequence[Mapping[str, Any]], states: Mapping[Any, Any]) -> bool:
@@ -40,21 +41,17 @@ class Seen:
         self._odd = None if found is not None else values
         keys = [key for owner, state in zip(states, each, strict=True) for key in (owner, *state)]
         starts, found = [*accumulate(map(len, lists), initial=0)], ask(values) if found is None else found
-        before, self._known = self._known, Known(starts, keys, values, found)
+        before, self._known, self._gradients = self._known, Known(starts, keys, values, found), {}
         return taken and self._known.same(before)
 
-    def places(self, index: int, grads: list[Tensor | None]) -> np.ndarray | None:
-        """Where the gradients of a group lie, if each is stored and lies as its weights do; else None."""
-        if self._odd is not None or (found := look(grads)) is None:
-            return None
-        how = self._known.found[HOW, self._known.starts[index] : self._known.starts[index + 1]]
-        if found[HOW].tobytes() == how.tobytes():
-            negated = any(map(Tensor.is_neg, cast("list[Tensor]", grads)))
-        elif ((found[HOW] == how) | (found[ADDRESS] == 0)).all():
-            negated = any(g is not None and g.is_neg() for g in grads)
-        else:
-            return None
-        return None if negated else found[ADDRESS]  # what is stored of a negated view has the other sign
+    def gradients(self, index: int, params: list[Tensor]) -> tuple[list[Tensor | None], np.ndarray | None]:
+        """The gradients of a group; and where they lie in this step, if each is stored and lies as its weights do."""
+        if self._odd is not None:
+            return [p.grad for p in params], None
+        if index not in self._gradients:
+            ways = self._known.found[HOW, self._known.starts[index] : self._known.starts[index + 1]]
+            self._gradients[index] = Gradients(params, ways)
+        return self._gradients[index].look(params)
 
     def settle(self) -> None:
         """The step was taken: what was looked at for it is what is known."""

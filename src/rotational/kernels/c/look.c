@@ -21,10 +21,15 @@ typedef int Tell(void *tensor, Told *told);     /* DLPackDLTensorFromPyObjectNoS
 typedef void *Get(void *list, ptrdiff_t index); /* PyList_GetItem */
 typedef int Next(void *dict, ptrdiff_t *position, void **key, void **value); /* PyDict_Next; 0 of what is no dict */
 
+typedef void *Attribute(void *object, void *name); /* PyObject_GetAttr; NULL where it raises */
+typedef int Put(void *list, ptrdiff_t index, void *object); /* PyList_SetItem, which takes the object over */
+
 typedef struct {
     Tell *tell;
     Get *get;
     Next *next;
+    Attribute *attribute;
+    Put *put;
     void *none;
 } Python;
 
@@ -63,6 +68,22 @@ int64_t rotational_look(const Python *python, void *list, int64_t count, int64_t
         found[i] = (int64_t)(intptr_t)object;
     }
     return count;
+}
+
+/* What each of these objects has by this name goes into `list`, and where it lies into `places`. Returns 2 where all lie in
+ * these ways, 1 where those that are not None do, else 0; -1 where something raised. */
+int rotational_attributes(const Python *python, void *objects, void *name, int64_t count, const int64_t *ways, void *list,
+                          int64_t *places) {
+    int found = 2;
+    for (int64_t i = 0; i < count; i++) {
+        void *value = python->attribute(python->get(objects, i), name);
+        int64_t how;
+        if (!value || python->put(list, i, value) || !look(python, value, places + i, &how)) return -1;
+        if (how == ways[i]) continue;
+        if (value != python->none) found = 0;
+        else if (found) found = 1;
+    }
+    return found;
 }
 
 #define LINES 6 /* of the cache that what torch says of a tensor lies in, */
