@@ -67,7 +67,8 @@ def measured(params: list[nn.Parameter], weights: Weights) -> Step:
 
     def step() -> None:
         nonlocal tables
-        tables = optimizer.measure(units, out=tables)
+        # Before the first step there is nothing to measure, and no table to be given back.
+        tables = optimizer.measure(out=tables) if tables else optimizer.measure(units)
         optimizer.step()
 
     return step

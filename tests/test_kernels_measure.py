@@ -120,6 +120,30 @@ def test_tables_that_no_longer_fit_are_made_anew():
         opt.measure({p: ROWS}, out={p: torch.empty(4, len(p))})
 
 
+def test_the_same_neurons_again_are_those_of_the_tables():
+    p, q, opt, tables = two_measured()
+    for table in tables.values():
+        table.fill_(math.nan)
+    assert opt.measure(out=tables) is tables
+    opt.step()
+    assert not any(table.isnan().any() for table in tables.values())
+    opt.state[p]["exp_avg"] = opt.state[p]["exp_avg"].clone()  # the parameter is looked at anew
+    opt.step()
+    again = opt.measure(out=tables)
+    assert list(again) == [p, q]
+    opt.step()
+    assert_same(again[p][1], ROWS.norm(p.detach())[:, 0], 1e-6)
+    fewer = {p: ROWS}
+    first = opt.measure(fewer)
+    opt.step()
+    fewer[q] = ROWS  # whose mapping it was may change it
+    assert list(opt.measure(out=first)) == [p]
+    opt.step()
+    assert list(opt.measure(fewer, out=first)) == [p, q]
+    with pytest.raises(TypeError, match=r"measure\(\): expected neurons, or in out= what an earlier call"):
+        opt.measure()
+
+
 def test_tables_given_back_say_that_what_has_lost_its_gradient_stays():
     p, q, opt, tables = two_measured()
     gradient, q.grad = q.grad, None

@@ -22,7 +22,7 @@ from rotational.kernels.choose import RUNGS, Kernels
 from rotational.neurons import Neurons
 from rotational.optim import around, checkpoint, fits
 from rotational.optim.bound import Bound, Group, Options, told
-from rotational.optim.measuring import Tables, tables_for
+from rotational.optim.measuring import Tables, earlier, tables_for
 from rotational.optim.seen import Seen
 from rotational.optim.turning import center_, lengths, noted, units_of
 from rotational.optim.works import Plan, Works
@@ -195,7 +195,7 @@ class RotationalOptimizer(Optimizer):
         return loss
 
     def measure(
-        self, neurons: Mapping[Tensor, Neurons], out: Mapping[Tensor, Tensor] | None = None
+        self, neurons: Mapping[Tensor, Neurons] | None = None, out: Mapping[Tensor, Tensor] | None = None
     ) -> Mapping[Tensor, Tensor]:
         """Have the next step write down how the neurons of these parameters change, at no further pass over them.
 
@@ -206,8 +206,9 @@ class RotationalOptimizer(Optimizer):
         parameter without a gradient the table says that nothing moved.
 
         `out` is what an earlier call returned and is no longer needed: the step writes to the same tables again, if
-        they are what would be made now. Raises TypeError where it is anything else. A table that is given other memory
-        (`.data =`) is not one of them any more: it is refused or not written to.
+        they are what would be made now. Without `neurons` it is the same neurons again. Raises TypeError where `out` is
+        anything else, or both are left out. A table that is given other memory (`.data =`) is not one of them any more:
+        it is refused or not written to.
 
         >>> import rotational, torch
         >>> from rotational.neurons import ROWS
@@ -220,8 +221,11 @@ class RotationalOptimizer(Optimizer):
         >>> [round(angle, 6) for table in tables.values() for angle in table[0].tolist()]    # atan(rotation)
         [0.003244, 0.003244, 0.003244, 0.003244]
         """
-        found = [bound.measured(neurons) for bound in self._bounds if bound is not None]
-        self._asked = tables_for(found, self._asked, out)
+        again = None if neurons is not None and out is None else earlier(out)
+        asked = again.neurons if neurons is None and again is not None else neurons
+        assert asked is not None
+        found = [bound.measured(asked, neurons is None) for bound in self._bounds if bound is not None]
+        self._asked = tables_for(asked, found, self._asked, again)
         return self._asked
 
     def _gradients(self, index: int, group: Group) -> tuple[list[Tensor | None], np.ndarray | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from operator import attrgetter, is_
 from typing import Any
@@ -101,6 +101,7 @@ class Bound:
         self._waiting: list[int] | None = None  # those without a part, when nothing else was outdated
         self._shares: dict[str, tuple[list[int], list[Part]]] | None = None
         self._measured: tuple[list[Any], Found] | None = None
+        self._again: Mapping[Tensor, Neurons] | None = None  # the same, in a mapping that nobody changes
         self._asked: dict[str, tuple[Asked, Asked]] = {}  # by rung: what was asked for, and what that is of its parts
         self._memory_key = memory_key
         moments = [(memory_key, rule.memory.old != 0), ("exp_avg_sq", isinstance(rule.scale, Rms))]
@@ -117,7 +118,7 @@ class Bound:
 
     def turns(self, grads: Sequence[Tensor | None]) -> bool:
         """Whether any neuron does, with these gradients."""
-        for i in self._turn:  # noqa: SIM110 (a generator would take longer than all the rest of this)
+        for i in self._turn:  # noqa: SIM110 (a generator takes longer)
             if grads[i] is not None:
                 return True
         return False
@@ -237,8 +238,13 @@ class Bound:
             if (part := self._parts[i]) is not None:
                 part.fresh = False
 
-    def measured(self, neurons: Mapping[Tensor, Neurons]) -> Found:
-        """Parameters whose step can write down how these neurons change; the same list until something changes."""
+    def measured(self, neurons: Mapping[Tensor, Neurons], lasting: bool = False) -> Found:
+        """Parameters whose step can write down how these neurons change; the same list until something changes.
+
+        `lasting` says that nobody changes the mapping: then it is enough that it is the same one.
+        """
+        if self._measured is not None and lasting and neurons is self._again:
+            return self._measured[1]
         given = [*neurons, *neurons.values()]
         if self._measured is None or not identical(given, self._measured[0]):
             found: Found = []
@@ -247,15 +253,16 @@ class Bound:
                 if units is not None and (count := self._count(i, units)) is not None:
                     found.append((p, units, count))
             self._measured = given, found
+        self._again = neurons if lasting else None
         return self._measured[1]
 
-    def asked(self, rung: str, asked: Asked, grads: Sequence[Tensor | None]) -> Asked:
+    def asked(self, rung: str, asked: Asked, grads: Sequence[Tensor | None], complete: bool) -> Asked:
         """What was asked for of the parts that a rung has, by their numbers.
 
-        One that has lost its gradient since stays as it is, and its table is filled here.
+        One that has lost its gradient since stays as it is, and its table is filled here; `complete`: none has.
         """
         known = self._asked.get(rung)
-        if known is not None and known[0] is asked and not _lacks(grads, known[1]):
+        if known is not None and known[0] is asked and (complete or all(grads[j] is not None for j in known[1])):
             return known[1]
         found: Asked = {}
         lost = False
@@ -278,14 +285,6 @@ class Bound:
         if part is None or i in self.apart or not measures(self._rungs[i][0], part, neurons):
             return None
         return part.norm.numel() if part.norm is not None else neurons.count(part.shape)
-
-
-def _lacks(grads: Sequence[Tensor | None], indices: Iterable[int]) -> bool:
-    """Whether one of these has no gradient."""
-    for i in indices:  # noqa: SIM110 (as above)
-        if grads[i] is None:
-            return True
-    return False
 
 
 def _places(values: Sequence[Any]) -> list[Any]:

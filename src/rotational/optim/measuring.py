@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,15 +20,15 @@ Asked = dict[int, tuple[Neurons, Tensor]]
 
 
 class Tables(dict[Tensor, Tensor]):
-    """The tables of some parameters, [4, neurons] each.
+    """The tables of some parameters, [4, neurons] each, for whoever asked for these `neurons` (a mapping of our own).
 
     `asked` is all that the step is to measure with them, and `found` what they were made for: None where others hold
     them too.
     """
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, neurons: Mapping[Tensor, Neurons], asked: Asked) -> None:
         super().__init__()
-        self.asked = asked
+        self.neurons, self.asked = neurons, asked
         self.found: Sequence[Found] | None = None
 
     def serve(self, found: Sequence[Found]) -> bool:
@@ -35,19 +36,28 @@ class Tables(dict[Tensor, Tensor]):
         return self.found is not None and identical(found, self.found)
 
 
-def tables_for(found: Sequence[Found], before: Tables | None, out: Mapping[Tensor, Tensor] | None) -> Tables:
-    """Tables for what was found: `out`, if new ones would be like these, else new ones.
+def earlier(out: Any) -> Tables:
+    """What an earlier call of `measure` returned; raises TypeError where it is anything else."""
+    if out is None:
+        raise TypeError("measure(): expected neurons, or in out= what an earlier call of measure returned.")
+    if not isinstance(out, Tables):
+        raise TypeError(f"measure(out={type(out).__name__}): expected what an earlier call of measure returned.")
+    return out
+
+
+def tables_for(
+    neurons: Mapping[Tensor, Neurons], found: Sequence[Found], before: Tables | None, out: Tables | None
+) -> Tables:
+    """Tables for what was found of these neurons: `out`, if new ones would be like these, else new ones.
 
     `before` are those of whoever asked for the same step before. Where both ask for the same they see the same table,
     which then belongs to neither.
     """
-    if out is not None and not isinstance(out, Tables):
-        raise TypeError(f"measure(out={type(out).__name__}): expected what an earlier call of measure returned.")
     if before is not None:
         before.found = None
     elif out is not None and out.serve(found):
         return out
-    tables = Tables({} if before is None else dict(before.asked))
+    tables = Tables(dict(neurons), {} if before is None else dict(before.asked))
     # On each device one stretch of memory, so that there is one to ask where it lies.
     lengths: dict[torch.device, int] = {}
     for p, _, count in chain.from_iterable(found):

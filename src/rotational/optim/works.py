@@ -36,6 +36,12 @@ class Plan(NamedTuple):
             return self.places
         return self.places[indices]
 
+    def asked(self, rung: str, asked: Asked, work: Work) -> Asked:
+        """What is to be measured of a work."""
+        places = work.places
+        complete = places is not None and np.count_nonzero(places) == len(places)
+        return self.bound.asked(rung, asked, work.grads, complete)
+
 
 class Works:
     """The works of an optimizer. They, and the list of them, are the same objects until a group or a part changes."""
@@ -59,7 +65,7 @@ class Works:
             work.lr, work.weight_decay, work.rotation = plan.lr, plan.weight_decay, plan.rotation
             work.grads = plan.bound.gradients(indices, plan.grads)
             work.places = None if plan.bound.apart else plan.places_of(indices)
-            work.measured = plan.bound.asked(rung, asked, work.grads) if asked else NOTHING
+            work.measured = plan.asked(rung, asked, work) if asked else NOTHING
         return self._works
 
     def release(self) -> None:
