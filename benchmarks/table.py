@@ -178,9 +178,6 @@ def written(page: str) -> str:
         "",
     ]
     page = _between(page, "step", [*goals, *beside, ""])
-    earlier, later = read("slow-1"), read("slow")
-    said = machines({"first run": earlier, "second run": later})
-    page = _between(page, "slow", ["", *targets.ratios(earlier, later), "", *said, ""])
     return _between(page, "monitor", ["", machine(monitor), "", *watching(monitor), ""])
 
 
