@@ -185,3 +185,35 @@ def test_gradients_do_not_outlive_their_step(small, fused):
         kept = [weakref.ref(p.grad) for p in params]
         opt.zero_grad(set_to_none=True)
         assert [x() for x in kept] == [None] * 3
+
+
+@pytest.mark.parametrize("low", [torch.half, torch.float32])
+def test_a_batch_may_be_of_several_precisions(low):
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(6, 5).to(dtype)) for dtype in (low, torch.float64, low)]
+    expected = [nn.Parameter(p.detach().double()) for p in params]
+    opt = rotational.AdamW(params, lr=1e-2, weight_decay=0.1, fused=False)
+    reference = rotational.AdamW(expected, lr=1e-2, weight_decay=0.1, fused="reference")
+    for t in range(3):
+        noise = torch.Generator().manual_seed(t)
+        for p, q in zip(params, expected, strict=True):
+            p.grad = torch.randn(p.shape, generator=noise).to(p.dtype)
+            q.grad = p.grad.double()
+        opt.step()
+        reference.step()
+    for p, q in zip(params, expected, strict=True):
+        tolerance = 3e-3 if p.dtype is torch.half else 1e-5
+        torch.testing.assert_close(p.detach().double(), q.detach(), rtol=tolerance, atol=tolerance)
+
+
+def test_what_is_no_longer_stepped_here_is_let_go():
+    params, opt = _three(fused=False)
+    for t in range(2):
+        _stepped(params, opt, t)
+    kept = weakref.ref(opt.state[params[0]]["exp_avg"])
+    opt.param_groups[0]["fused"] = "reference"
+    _stepped(params, opt, 2)
+    state = opt.state[params[0]]
+    state["exp_avg"] = state["exp_avg"].clone()
+    _stepped(params, opt, 3)
+    assert kept() is None

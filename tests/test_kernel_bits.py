@@ -158,6 +158,24 @@ def _one_waits(fused, kernel, name, monkeypatch):
     return opt, a, b
 
 
+@pytest.mark.parametrize("eps", [1e-12, 1e-30, 1e-37, 0.0])
+def test_an_eps_however_small_is_torchs(eps):
+    if native.available():
+        pytest.skip(str(native.available()))
+    torch.manual_seed(0)
+    p, g = torch.nn.Parameter(torch.randn(6, 5)), torch.randn(3, 6, 5)
+    q = torch.nn.Parameter(p.detach().clone())
+    if eps:
+        g[:, 0] = 0.0
+    options = {"lr": 1e-2, "weight_decay": 0.1, "eps": eps}
+    opts = rotational.AdamW([p], rotational=False, fused="native", **options), torch.optim.AdamW([q], **options)
+    for one in g:
+        p.grad, q.grad = one.clone(), one.clone()
+        for opt in opts:
+            opt.step()
+    assert_same(p.detach(), q.detach(), 1e-5)
+
+
 CALLS = [("native", native.Table, "run"), (False, foreach.Foreach, "step")]
 
 

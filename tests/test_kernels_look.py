@@ -300,6 +300,19 @@ def test_a_gradient_that_is_read_with_the_other_sign_is(alone: bool) -> None:
     assert float(p.detach()) == pytest.approx(before - 2 * 0.1 * value)
 
 
+@pytest.mark.parametrize("fused", ["native", None])
+def test_a_gradient_that_is_read_with_the_other_sign_may_have_neighbours(fused: str | None) -> None:
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.randn(6, 5))
+    q = nn.Parameter(p.detach().clone())
+    opts = [rotational.AdamW([x], lr=1e-2, weight_decay=0.1, fused=fused) for x in (p, q)]
+    for g in torch.randn(4, 6, 5):
+        p.grad, q.grad = torch._neg_view(g), -g
+        for opt in opts:
+            opt.step()
+    assert torch.equal(p, q)
+
+
 def test_states_that_are_exchanged_are_stepped_by_their_new_owners() -> None:
     torch.manual_seed(0)
     grads = torch.randn(3, 2, 4, 4)

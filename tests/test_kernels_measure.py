@@ -144,6 +144,18 @@ def test_the_same_neurons_again_are_those_of_the_tables():
         opt.measure()
 
 
+def test_of_a_group_that_is_read_anew_too_what_has_no_gradient_is_said_to_stay():
+    p, q, opt, _ = two_measured()
+    q.grad = None
+    opt.param_groups[0]["maximize"] = True
+    tables = opt.measure({p: ROWS, q: ROWS})
+    for table in tables.values():
+        table.fill_(math.nan)
+    opt.step()
+    assert (tables[p][0] > 0).all()
+    assert torch.equal(tables[q], torch.stack((0 * tables[q][0], ROWS.norm(q.detach())[:, 0], *0 * tables[q][:2])))
+
+
 def test_tables_given_back_say_that_what_has_lost_its_gradient_stays():
     p, q, opt, tables = two_measured()
     gradient, q.grad = q.grad, None

@@ -184,7 +184,8 @@ class RunningRms:
         """Go on with one class of weights."""
         self._setting = replace(self._setting, merged=True)
         self.second, self._v, self._inside = (mean(x) for x in (self.second, self._v, self._inside))
-        self._squares, self._averaged, self._along = (mean(x) for x in (self._squares, self._averaged, self._along))
+        self._squares, self._averaged = mean(self._squares), mean(self._averaged)
+        self._along, self._share = mean(self._along), mean(self._share)
         self._both, self._variance, self._lag = (mean(x) for x in (self._both, self._variance, self._lag))
 
     def _decayed(self, lam: Number, t: int, step: Number) -> Number:

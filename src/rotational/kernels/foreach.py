@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -57,12 +58,12 @@ class Foreach:
 
     def __init__(self) -> None:
         self._scratch = Scratch()
-        self._cuts: dict[int, Cut] = {}
+        self._cuts: WeakKeyDictionary[Work, Cut] = WeakKeyDictionary()  # a work lasts for as long as its parts do
 
     def step(self, works: Sequence[Work]) -> None:
         """Take one step of all groups (see `work.Kernel`)."""
         self._scratch.returned(False)  # nothing is, of a step that was broken off
-        for i, work in enumerate(works):
+        for work in works:
             grads = work.in_line()
             together = [j for j, g in enumerate(grads) if g is not None]
             if not together:
@@ -71,9 +72,9 @@ class Foreach:
             counters = [work.parts[j].step for j in together]
             counters += [t for j in together if (t := work.parts[j].turns) is not None]
             torch._foreach_add_(counters, torch.tensor(1.0, dtype=torch.float32, device="cpu"), alpha=1.0)
-            cut = self._cuts.get(i)
+            cut = self._cuts.get(work)
             if cut is None or not cut.serves(work, together):
-                cut = self._cuts[i] = Cut(work, together)
+                cut = self._cuts[work] = Cut(work, together)
             cut.take(grads)
             try:
                 for turns, batch in cut.batches:

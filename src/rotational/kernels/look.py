@@ -135,7 +135,9 @@ class Gradients:
     def __init__(self, params: Sequence[Tensor], ways: np.ndarray) -> None:
         self._ways, self._places = np.ascontiguousarray(ways), np.zeros(len(ways), np.int64)
         self._arguments = len(ways), self._ways.ctypes.data, self._places.ctypes.data
-        # What has torch's negative bit is half of a complex number, and so no two of its entries are neighbours.
+        # What autograd gives torch's negative bit is half of a complex number, no two of whose entries are neighbours.
+        # At first all are asked, and for as long as there is one that was made otherwise.
+        self._asked: Sequence[int] = range(len(ways))
         self._single = [i for i, p in enumerate(params) if p.numel() == 1]
 
     def look(self, params: list[Tensor]) -> tuple[list[Tensor | None], np.ndarray | None]:
@@ -154,7 +156,8 @@ class Gradients:
             found = -1
         if found < 0:  # not all of them were looked at
             return [p.grad for p in params], None
-        negated = any(g is not None and g.is_neg() for g in map(grads.__getitem__, self._single))
+        negated = any(g is not None and g.is_neg() for g in map(grads.__getitem__, self._asked))
+        self._asked = self._asked if negated else self._single
         return grads, self._places if found > 0 and not negated else None
 
 

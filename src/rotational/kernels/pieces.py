@@ -122,16 +122,20 @@ class Scratch:
         They hold what they last did. Where that has to be numbers they are lent, and come back by `returned` or never.
         On an accelerator, and for more than a batch of them, it is memory of its own.
         """
-        sizes, first = [x.numel() for x in tensors], tensors[0]
-        count, key = sum(sizes), (name, first.dtype)
-        keeps = first.device.type == "cpu" and count <= CACHED * torch.get_num_threads()
-        held = self._held.pop(key, None) if keeps else None
-        if held is None or held.numel() < count:
-            held = (torch.zeros if lend else torch.empty)(count, dtype=first.dtype, device=first.device)
-        if keeps:
-            (self._lent if lend else self._held)[key] = held
-        starts = accumulate(sizes, initial=0)
-        return [held.as_strided(x.shape, x.stride(), start) for x, start in zip(tensors, starts, strict=False)]
+        made: dict[int, Tensor] = {}
+        for dtype in dict.fromkeys(x.dtype for x in tensors):
+            at = [i for i, x in enumerate(tensors) if x.dtype is dtype]
+            sizes, device = [tensors[i].numel() for i in at], tensors[at[0]].device
+            count, key = sum(sizes), (name, dtype)
+            keeps = device.type == "cpu" and count <= CACHED * torch.get_num_threads()
+            held = self._held.pop(key, None) if keeps else None
+            if held is None or held.numel() < count:
+                held = (torch.zeros if lend else torch.empty)(count, dtype=dtype, device=device)
+            if keeps:
+                (self._lent if lend else self._held)[key] = held
+            for i, start in zip(at, accumulate(sizes, initial=0), strict=False):
+                made[i] = held.as_strided(tensors[i].shape, tensors[i].stride(), start)
+        return [made[i] for i in range(len(tensors))]
 
     def returned(self, numbers: bool) -> None:
         """What was lent is no longer in use; whether it holds numbers."""

@@ -160,7 +160,8 @@ def check_table(out: Tensor, count: int) -> None:
 
     One that was given other memory since it was made would be written to beyond its end.
     """
-    if out.dtype is not torch.float32 or out.shape != (4, count) or not out.is_contiguous():
+    short = out.untyped_storage().nbytes() < 4 * (out.storage_offset() + 4 * count)
+    if out.dtype is not torch.float32 or out.shape != (4, count) or not out.is_contiguous() or short:
         raise ValueError(
             f"step: a table of measure() has become {list(out.shape)} {str(out.dtype).removeprefix('torch.')} since it "
             f"was made, of strides {list(out.stride())}; expected [4, {count}] float32, row by row. Leave it as it is, "

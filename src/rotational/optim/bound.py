@@ -279,6 +279,14 @@ class Bound:
             self._asked[rung] = asked, found
         return found
 
+    def rest(self, asked: Asked) -> None:
+        """Fill the tables of parameters that have no part, for they have had no gradient: they stay as they are."""
+        if self._waiting == []:
+            return
+        for p, part in zip(self.group["params"], self._parts, strict=True):
+            if part is None and (one := asked.get(id(p))) is not None:
+                one[1].zero_()[1] = one[0].norm(p.detach()).reshape(-1)
+
     def _count(self, i: int, neurons: Neurons) -> int | None:
         """How many neurons of parameter i its step can write down; None where it cannot, or not for these."""
         part = self._parts[i]

@@ -55,11 +55,12 @@ class Works:
         """For each group and rung its work in this step."""
         shares = [plan.bound.shares() for plan in plans]
         if not identical(shares, self._shares):
-            self._shares, self._of, self._works = shares, [], []
-            for i, plan in enumerate(plans):
-                for rung, (indices, parts) in shares[i].items():
-                    self._of.append((i, indices))
-                    self._works.append((rung, _work(plan, parts)))
+            each = [(i, rung, *share) for i, rungs in enumerate(shares) for rung, share in rungs.items()]
+            self._works = [(rung, _work(plans[i], parts)) for i, rung, _, parts in each]
+            self._of = [(i, indices) for i, _, indices, _ in each]
+            self._shares = shares  # the last: what is broken off is begun anew
+        for plan in plans if asked else ():
+            plan.bound.rest(asked)
         for (rung, work), (i, indices) in zip(self._works, self._of, strict=True):
             plan = plans[i]
             work.lr, work.weight_decay, work.rotation = plan.lr, plan.weight_decay, plan.rotation

@@ -39,6 +39,7 @@ static Work work_of(const Group *groups, Job *jobs, int64_t index, Powers *power
     /* c = of_new m, where m is new. */
     double of_new = g->old / g->decay / first;
     int newest = job->m && fresh * g->decay == g->old * inflow && (g->scale == RMS || of_new == 1);
+    if (g->eps > 0 && g->eps / of_new < FLT_MIN) newest = 0; /* it would be flushed, and 0/0 is no number */
     if (!newest) of_new = 1;
     work.held = powers->held;
     work.numbers = (Numbers){

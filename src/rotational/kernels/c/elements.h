@@ -5,6 +5,7 @@
 #ifndef ROTATIONAL_ELEMENTS_H
 #define ROTATIONAL_ELEMENTS_H
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
