@@ -13,6 +13,7 @@
 #define ASKED 64       /* weights that memory is asked for at once, */
 #define AHEAD 512      /* and how many before they are needed; */
 #define FURTHER 768    /* of narrower moments more come in one time */
+#define ONCE 256       /* the same of gradients that are read but once */
 #define LONG 64        /* the same of a column */
 #define ALONE __attribute__((noinline)) /* a loop that needs all registers for itself */
 /* Keeps a loop over a handful of weights from becoming one over vectors, whose ends would cost more than it. */
@@ -62,6 +63,13 @@ INLINE void ask(const Job *job, int64_t at, int weights, int moments, int scale,
         if (remembers) __builtin_prefetch((const char *)job->m + i);
         if (scale == RMS) __builtin_prefetch((const char *)job->v + i);
     }
+}
+
+/* Of a neuron that is gone over again only from memory, gradients are read but once: kept out of the last cache, they leave
+ * it to weights and moments. */
+INLINE void pass_by(const Job *job, int64_t at, int weights) {
+    int wide = weights == F32 ? 4 : 2;
+    for (int64_t i = at * wide; i < (at + ASKED) * wide; i += 64) __builtin_prefetch((const char *)job->g + i, 0, 0);
 }
 
 typedef struct {
@@ -125,6 +133,7 @@ INLINE void first(const Job *at, const Numbers *numbers, int64_t from, int64_t c
         for (int64_t done = 0, some; done < end; done += some) {
             some = end - done < ASKED ? end - done : ASKED;
             if (asks) ask(job, from + done + ahead, weights, moments, scale, remembers);
+            if (sums && !u && keep == KEEP) pass_by(job, from + done + ONCE, weights);
             for (int64_t i = done; i < done + some; i += WIDE, marks += WIDE * GOLDEN) EITHER_WAY(i, WIDE);
             if (sums && done / FEW < (done + some) / FEW && done + some < end) {
                 if (!settled) memset(totals, 0, sizeof totals);
