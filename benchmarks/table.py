@@ -132,11 +132,6 @@ def machine(record: dict[str, Any]) -> str:
     )
 
 
-def machines(records: dict[str, dict[str, Any] | None]) -> list[str]:
-    """That of each record that there is."""
-    return [f"- {what}: {machine(record)}" for what, record in records.items() if record is not None]
-
-
 def version(record: dict[str, Any]) -> str:
     """The code that was measured, and whether it was just what that commit holds."""
     commit = record["machine"].get("commit")
@@ -159,8 +154,9 @@ def found(name: str) -> dict[str, Any] | None:
 def written(page: str) -> str:
     """The page with what stands between its markers made anew."""
     step, first, foot, gpu = read("step"), found("step-1"), read("footprint"), found("gpu")
+    runs = [("first run", first), ("second run", step), ("memory and first steps", foot), ("GPU", gpu)]
     beside = [
-        *machines({"first run": first, "second run": step, "memory and first steps": foot, "GPU": gpu}),
+        *(f"- {what}: {machine(record)}" for what, record in runs if record is not None),
         "",
         "![Time of a step beside torch's fused AdamW](benchmarks.svg)",
         "",

@@ -82,8 +82,8 @@ def verdict(measured: Iterable[float | None], must: float, moonshot: float | Non
     return "moonshot" if moonshot is not None and max(known) <= moonshot else "met"
 
 
-def ratios(first: Record | None, second: Record) -> list[str]:
-    """The table of what two runs of benchmarks/step.py say, an earlier one, if there is one, and a later one."""
+def table(first: Record | None, second: Record, footprint: Record, gpu: Record | None) -> list[str]:
+    """The table, of an earlier run, if there is one, and a later one; what else there is was measured once."""
     runs = (first, second)
     made = [
         "| target | shapes | must | moonshot | first run | against, ms | second run | against, ms | result |",
@@ -94,12 +94,6 @@ def ratios(first: Record | None, second: Record) -> list[str]:
             found = [None if run is None else compared(run, shapes, t.what, t.against) for run in runs]
             beside = [None if run is None else milliseconds(run, shapes, t.against) for run in runs]
             made.append(_row(f"{t.what} / {t.against}", shapes, t.must, t.moonshot, found, "{:.3f}".format, beside))
-    return made
-
-
-def table(first: Record | None, second: Record, footprint: Record, gpu: Record | None) -> list[str]:
-    """The same, with what else there is, which was measured once."""
-    made = ratios(first, second)
     ours = footprint["results"][OURS]
     extra, start = (statistics.median(row[key] for row in ours) for key in ("extra", "first"))
     beyond = max(0.0, extra - SCRATCH) / footprint["weights"]

@@ -98,21 +98,18 @@ class Native:
 
     def step(self, works: Sequence[Work]) -> None:
         """Take one step of all groups (see `work.Kernel`)."""
-        if works is self._works:
-            lists, known = self._lists, True
-        else:
-            lists = [work.parts for work in works]
-            self._works, known = works, identical(lists, self._lists)
+        if works is not self._works:
+            self._works, lists = works, [work.parts for work in works]
+            if not identical(lists, self._lists):
+                self._tables, self._lists, self._table = {}, lists, None
         measured = [work.measured for work in works]
         if not identical(measured, self._measured):
             # What is measured is known by its objects, which its table keeps.
             self._asked = tuple((*one, *[id(units) for units, _ in one.values()]) for one in measured)
             self._measured = measured
             self._table = None
-        if not known:
-            self._tables, self._lists, self._table = {}, lists, None
         table = self._table or self._find(works)
-        table.fill(works)
+        table.fill(works, measured)
         grads = table.gradients(works)
         table.run(torch.get_num_threads())
         del grads  # those that are copies have lived until here
@@ -168,7 +165,7 @@ class Table:
         self._at: list[int] = []
         self._fresh = [part for work in works for part in work.parts] if self.jobs["fresh"].any() else []
 
-    def fill(self, works: Sequence[Work]) -> None:
+    def fill(self, works: Sequence[Work], measured: list[Mapping[int, tuple[Neurons, Tensor]]]) -> None:
         """Write the numbers of this step, and where to write down what is measured."""
         told = [(work, work.lr, work.weight_decay, work.rotation) for work in works]
         if told != self._told:
@@ -177,10 +174,8 @@ class Table:
         if self._fresh:  # they may have taken their first step by another table
             self.jobs["fresh"] = [part.fresh for part in self._fresh]
             self._fresh = self._fresh if self.jobs["fresh"].any() else []
-        if self._measured:
-            measured = [work.measured for work in works]
-            if not identical(measured, self._into) or [*map(_PLACE, self._storages)] != self._at:
-                self._point(measured)
+        if self._measured and (not identical(measured, self._into) or [*map(_PLACE, self._storages)] != self._at):
+            self._point(measured)
 
     def _point(self, measured: list[Mapping[int, tuple[Neurons, Tensor]]]) -> None:
         """Where to write down what is measured: where the tables lie now, whatever memory they are given later.

@@ -274,7 +274,7 @@ class Bound:
                 found[j] = one
             else:
                 lost = True
-                one[1].zero_()[1] = one[0].norm(parts[j].w).reshape(-1)
+                _stays(*one, parts[j].w)
         if not lost:
             self._asked[rung] = asked, found
         return found
@@ -285,7 +285,7 @@ class Bound:
             return
         for p, part in zip(self.group["params"], self._parts, strict=True):
             if part is None and (one := asked.get(id(p))) is not None:
-                one[1].zero_()[1] = one[0].norm(p.detach()).reshape(-1)
+                _stays(*one, p.detach())
 
     def _count(self, i: int, neurons: Neurons) -> int | None:
         """How many neurons of parameter i its step can write down; None where it cannot, or not for these."""
@@ -293,6 +293,11 @@ class Bound:
         if part is None or i in self.apart or not measures(self._rungs[i][0], part, neurons):
             return None
         return part.norm.numel() if part.norm is not None else neurons.count(part.shape)
+
+
+def _stays(neurons: Neurons, table: Tensor, w: Tensor) -> None:
+    """Write down that nothing moved."""
+    table.zero_()[1] = neurons.norm(w).reshape(-1)
 
 
 def _places(values: Sequence[Any]) -> list[Any]:
