@@ -77,7 +77,7 @@ static void clear(Sums *sums, int64_t from, int64_t to) {
     for (int i = 0; i < 5; i++) memset(parts[i] + from, 0, (size_t)(to - from) * sizeof(double));
 }
 
-static void first_of(const Work *work, const Task *box, First *over, int summed, int64_t next) {
+static void first_of(const Work *work, const Task *box, First *over, int summed) {
     const Job *job = work->job;
     int64_t at = place(job, box->lane) + box->segment * job->segment_stride + box->run_from;
     float *u = work->mine->u;
@@ -91,7 +91,7 @@ static void first_of(const Work *work, const Task *box, First *over, int summed,
     if (wide == job->segment_stride) calls = 1, count = box->segments * wide; /* one stretch of memory */
     for (int64_t s = 0; s < calls; s++)
         over(job, &work->numbers, at + s * job->segment_stride, count, 1, u + s * wide, 0, 0);
-    if (summed) sums_of(job, at, work->mine, box->segments, box->lanes, box->run_count, next);
+    if (summed) sums_of(job, at, work->mine, box->segments, box->lanes, box->run_count);
 }
 
 /* Sums in single precision do for most neurons. Where they cancel, because u is nearly radial or nearly constant, or

@@ -54,7 +54,8 @@ INLINE void store(void *x, int64_t i, float value, int kind) {
 }
 
 /* Weights side by side, which compilers make poor vectors of by themselves: eight for loops over a handful of them, and
- * as many as a register holds for all others. Of the last ones of a stretch there may be fewer. */
+ * as many as a register holds for all others, of which there may be fewer at the end of a stretch. Of four such vectors
+ * are put together. */
 #define LOT 8
 #if defined(__AVX512F__)
 #define WIDE 16
@@ -68,6 +69,9 @@ typedef float Lot __attribute__((vector_size(4 * LOT)));
 typedef uint32_t Bits __attribute__((vector_size(4 * LOT)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LOT)));
 typedef double Doubles __attribute__((vector_size(8 * LOT)));
+typedef float Quad __attribute__((vector_size(16)));
+typedef uint32_t Fours __attribute__((vector_size(16)));
+typedef uint16_t Eighths __attribute__((vector_size(8)));
 typedef float Wide __attribute__((vector_size(4 * WIDE)));
 typedef uint32_t Marks __attribute__((vector_size(4 * WIDE)));
 typedef uint16_t Thin __attribute__((vector_size(2 * WIDE)));
@@ -116,15 +120,18 @@ INLINE void fetch(void *to, const void *from, int64_t all, int64_t some) {
         Shorts shorts = __builtin_convertvector((bits + (up & (Words)(value == value))) >> 16, Shorts);               \
         fetch((uint16_t *)x + i, &shorts, sizeof shorts, count * 2);                                                  \
     }
+STORED(quad, Quad, Fours, Eighths)
 STORED(lot, Lot, Bits, Halves)
 STORED(wide, Wide, Marks, Thin)
 
-/* Sums of neighbours of a, then of b, within each half. */
+/* Those of a, and then of b, that have these numbers. */
 #if defined(__clang__) || __GNUC__ >= 12
 #define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define PICK(a, b, ...) __builtin_shuffle(a, b, (Bits){__VA_ARGS__})
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (__typeof__((a) < (b))){__VA_ARGS__})
 #endif
+
+/* Sums of neighbours of a, then of b, within each half. */
 INLINE Lot fold(Lot a, Lot b) {
     return PICK(a, b, 0, 2, 8, 10, 4, 6, 12, 14) + PICK(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
 }
@@ -167,18 +174,20 @@ INLINE Wide root(Wide x) {
 
 /* a x + b, rounded once where the processor does that: said here, since compilers do it in one way in one place and in
  * another in the next, and no weight may depend on how tasks are cut. */
-INLINE Wide sum_of(float a, Wide x, Wide b) {
+INLINE Wide sum_of(Wide a, Wide x, Wide b) {
 #if defined(__AVX512F__)
-    return (Wide)_mm512_fmadd_ps(_mm512_set1_ps(a), (__m512)x, (__m512)b);
+    return (Wide)_mm512_fmadd_ps((__m512)a, (__m512)x, (__m512)b);
 #elif defined(__FMA__) && defined(__AVX__)
-    return (Wide)_mm256_fmadd_ps(_mm256_set1_ps(a), (__m256)x, (__m256)b);
+    return (Wide)_mm256_fmadd_ps((__m256)a, (__m256)x, (__m256)b);
 #elif defined(__FP_FAST_FMAF)
-    for (int i = 0; i < WIDE; i++) b[i] = __builtin_fmaf(a, x[i], b[i]);
+    for (int i = 0; i < WIDE; i++) b[i] = __builtin_fmaf(a[i], x[i], b[i]);
     return b;
 #else
     return a * x + b;
 #endif
 }
+
+INLINE Wide scaled(float a, Wide x, Wide b) { return sum_of((Wide){0} + a, x, b); }
 
 /* 32 bits that look random, the same for the same weight and step: its mark, (number + seed) GOLDEN, stirred. Multiplying
  * carries upwards only: what is low is made of all bits before, and of all bits after. */
@@ -199,16 +208,16 @@ INLINE Wide direction(const Job *job, const Numbers *n, int64_t i, int64_t count
                       int moments, int scale, int remembers, int keep) {
     if (keep == AGAIN)
         return load_wide(job->m, i, moments, count) /
-               sum_of(n->root, root(load_wide(job->v, i, moments, count)), (Wide){0} + n->eps);
+               scaled(n->root, root(load_wide(job->v, i, moments, count)), (Wide){0} + n->eps);
     Wide g = load_wide(job->g, i, weights, count);
-    if (!n->bare) g = sum_of(n->sign, g, n->coupled * w);
+    if (!n->bare) g = scaled(n->sign, g, n->coupled * w);
     Marks noise = marks;
     if (keep && moments == DITHERED) noise = all_stirred(marks);
     Wide c;
     if (remembers) {
-        Wide m = load_wide(job->m, i, moments, count), now = sum_of(n->decay, m, n->inflow * g);
+        Wide m = load_wide(job->m, i, moments, count), now = scaled(n->decay, m, n->inflow * g);
         if (n->newest) c = now;
-        else c = sum_of(n->old, m, n->fresh * g);
+        else c = scaled(n->old, m, n->fresh * g);
         if (keep) store_wide(job->m, i, now, moments, noise, count);
     } else {
         c = n->fresh * g;
@@ -218,9 +227,9 @@ INLINE Wide direction(const Job *job, const Numbers *n, int64_t i, int64_t count
         return (Wide)((Marks)(up - down) | ((Marks)c & (Marks)(c != c))); /* NaN stays NaN */
     }
     if (scale == RAW) return c;
-    Wide v = sum_of(n->beta, load_wide(job->v, i, moments, count), n->share * g * g);
+    Wide v = scaled(n->beta, load_wide(job->v, i, moments, count), n->share * g * g);
     if (keep) store_wide(job->v, i, v, moments, noise >> 16, count);
-    return c / sum_of(n->root, root(v), (Wide){0} + n->eps);
+    return c / scaled(n->root, root(v), (Wide){0} + n->eps);
 }
 
 #endif

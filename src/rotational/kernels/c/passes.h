@@ -6,8 +6,9 @@
 
 #define SCRATCH 32768  /* directions that a thread holds */
 #define LANES 1024     /* neurons whose numbers it holds */
-#define SHORT 128      /* shorter rows share a loop over their weights */
-#define TINY 32        /* beside still shorter ones there is time to ask for all of the next box */
+#define SHORT 128      /* shorter rows share a loop over their weights, */
+#define STRETCH 1024   /* so many weights or fewer of them at a time; */
+#define TINY 5         /* of still shorter ones too much often cancels */
 #define MEANWHILE 12   /* of the next box of longer ones it is one weight in so many that is gone over again */
 #define FEW 512        /* terms of a row that are added up in single precision (twice as many at its end) */
 #define ASKED 64       /* weights that memory is asked for at once, */
@@ -23,6 +24,8 @@
 #define HUGE 1e30
 #define NEARLY 1e-3    /* where less of |u| is left, it is formed in double */
 
+#define ROWS (STRETCH / TINY / 16 * 16 + 16)
+
 typedef struct {
     double u[LANES], w[LANES], uu[LANES], ww[LANES], uw[LANES];
 } Sums;
@@ -32,11 +35,20 @@ typedef struct {
     int32_t nearly[LANES];
 } Coefficients;
 
+/* The same of rows that are gone over abreast: sums, coefficients, and which of them are left out. */
+typedef struct {
+    _Alignas(64) uint32_t rows[WIDE * SHORT]; /* which of WIDE rows each of their weights is in, where they have `run` */
+    float u[ROWS], w[ROWS], uu[ROWS], ww[ROWS], uw[ROWS], a[ROWS], b[ROWS], c[ROWS];
+    int32_t rough[ROWS];
+    int64_t run;
+} Abreast;
+
 /* What a thread needs for a box. */
 typedef struct {
-    float u[SCRATCH + LOT]; /* lots are read beyond the end */
+    _Alignas(64) float u[SCRATCH + LOT]; /* lots are read beyond the end */
     Sums sums;
     Coefficients coefficients;
+    Abreast abreast;
 } Memory;
 
 /* w <- a w + b u + c, where that is known before the weights are gone over. */
@@ -81,7 +93,7 @@ INLINE void piece(const Job *job, const Numbers *n, int64_t at, int64_t count, M
                   const Known *known, int weights, int moments, int scale, int remembers, int keep) {
     Wide w = load_wide(job->w, at, weights, count);
     Wide x = direction(job, n, at, count, marks, w, weights, moments, scale, remembers, keep);
-    if (known) store_wide(job->w, at, sum_of(known->a, w, sum_of(known->b, x, (Wide){0} + known->c)), weights, marks, count);
+    if (known) store_wide(job->w, at, scaled(known->a, w, scaled(known->b, x, (Wide){0} + known->c)), weights, marks, count);
     else if (u) store_wide(u, 0, x, F32, marks, count);
     if (!sum) return;
     for (int64_t k = count; k < WIDE; k++) x[k] = 0; /* not 0/0, where eps is 0 */
@@ -221,10 +233,10 @@ INLINE Lots folded(Lots a, Lots b) {
     return (Lots){fold(a.u, b.u), fold(a.w, b.w), fold(a.uu, b.uu), fold(a.ww, b.ww), fold(a.uw, b.uw)};
 }
 
-/* Sums of `lanes` neurons that lie side by side, eight at a time; `next` is where the box begins that is asked for. Only
- * the last few of a block of neurons are not eight: then it makes no difference how tasks and boxes cut it up. */
+/* Sums of `lanes` neurons that lie side by side, eight at a time. Only the last few of a block of neurons are not eight: then
+ * it makes no difference how tasks and boxes cut it up. */
 INLINE void rows(const Job *job, int64_t from, const float *u, Sums *sums, int64_t segments, int64_t lanes, int64_t run,
-                 int64_t next, int weights) {
+                 int weights) {
     Bits counts = {0};
     int64_t rest = (run - 1) % LOT + 1, before = run < LOT ? 0 : LOT - rest, k = 0;
     for (int64_t i = 0; i < rest; i++) counts[before + i] = 0xffffffff;
@@ -248,7 +260,6 @@ INLINE void rows(const Job *job, int64_t from, const float *u, Sums *sums, int64
             put_lot(sums->u + k, all_of.u), put_lot(sums->w + k, all_of.w), put_lot(sums->uu + k, all_of.uu);
             put_lot(sums->ww + k, all_of.ww), put_lot(sums->uw + k, all_of.uw);
         }
-        if (next) want(job->g, job->w, next + k * run, LOT * run, job->weights);
     }
     few(job, from + k * run, u + k * run, sums, k, lanes, run, weights);
 }
@@ -277,19 +288,18 @@ INLINE void columns(const Job *job, int64_t from, const float *u, Sums *sums, in
 
 /* Sums of the neurons of a box. */
 INLINE void add(const Job *job, int64_t from, const float *u, Sums *sums, int64_t segments, int64_t lanes, int64_t run,
-                int64_t next, int weights) {
+                int weights) {
     if (run == 1) {
         columns(job, from, u, sums, lanes, segments, weights);
         return;
     }
     for (int64_t s = 0; s < segments; s++, from += job->segment_stride, u += lanes * run)
-        rows(job, from, u, sums, segments, lanes, run, next, weights);
+        rows(job, from, u, sums, segments, lanes, run, weights);
 }
 
-ALONE static void sums_of(const Job *job, int64_t from, Memory *mine, int64_t segments, int64_t lanes, int64_t run,
-                          int64_t next) {
-    if (job->weights == F32) add(job, from, mine->u, &mine->sums, segments, lanes, run, next, F32);
-    else add(job, from, mine->u, &mine->sums, segments, lanes, run, next, BF16);
+ALONE static void sums_of(const Job *job, int64_t from, Memory *mine, int64_t segments, int64_t lanes, int64_t run) {
+    if (job->weights == F32) add(job, from, mine->u, &mine->sums, segments, lanes, run, F32);
+    else add(job, from, mine->u, &mine->sums, segments, lanes, run, BF16);
 }
 
 /* Those of neuron k of a box, all in double. */
@@ -319,12 +329,10 @@ INLINE void second(const Job *job, int64_t from, const Coefficients *to, const f
     }
     for (int64_t k = 0; k < lanes; k++) {
         int64_t at = from + k * run;
-        if (next && run < 2 * LOT) {
-            if (k % LOT == 0) want(job->m, job->v, next + k * run, LOT * run, job->moments);
-        } else if (next) {
-            int64_t some = run < TINY ? run : run / MEANWHILE;
+        if (next) {
+            int64_t some = run / MEANWHILE;
             want(job->m, job->v, next + k * some, some, job->moments);
-            if (run >= TINY) want(job->g, job->w, next + k * some, some, job->weights);
+            want(job->g, job->w, next + k * some, some, job->weights);
         }
         const float *x = u + k * run;
         double a = to->a[k], b = to->b[k], c = to->c[k];

@@ -17,7 +17,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 
-#include "between.h"
+#include "abreast.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -36,25 +36,27 @@ static void tile_along(const Work *work, const Task *task) {
     }
 }
 
-static void tile(Work *work, const Task *task) {
+static void tile(const Work *work, const Task *task) {
     const Job *job = work->job;
-    int beside = job->segments == 1, tiny = beside && job->run < TINY;
-    if (beside && job->run > SCRATCH) {
+    int64_t run = job->run;
+    if (job->segments == 1 && run > SCRATCH) {
         tile_along(work, task);
         return;
     }
-    /* Of tiny rows two boxes are in the cache, the next one on its way. */
-    int64_t fit = (tiny ? SCRATCH / 2 : SCRATCH) / (job->segments * job->run), most = fit < LANES ? fit : LANES;
-    if (tiny) work->numbers.asks = 0; /* all of the next box is asked for */
+    if (job->segments == 1 && job->lanes >= WIDE && run >= TINY && run < SHORT && job->norm) {
+        abreast(work, task);
+        return;
+    }
+    int64_t fit = SCRATCH / (job->segments * run), most = fit < LANES ? fit : LANES;
     if (most > LOT) most -= most % LOT; /* rows are added up in lots, whatever the box */
     Task box = *task;
     for (int64_t end = task->lane + task->lanes; box.lane < end; box.lane += box.lanes) {
         box.lanes = end - box.lane < most ? end - box.lane : most;
-        int64_t next = beside && box.lane + box.lanes < end ? place(job, box.lane + box.lanes) : 0;
-        first_of(work, &box, work->keep, 1, tiny ? next : 0);
+        int ahead = job->segments == 1 && box.lane + box.lanes < end;
+        first_of(work, &box, work->keep, 1);
         sharpen(work, &box);
         numbers_of(work, box.lane, box.lanes);
-        second_of(work, &box, next);
+        second_of(work, &box, ahead ? place(job, box.lane + box.lanes) : 0);
     }
 }
 
@@ -74,7 +76,7 @@ static void sum(const Step *step, const Work *work, const Task *task) {
     if (work->job->segments == 1) {
         sums_along(work, task);
     } else {
-        first_of(work, task, work->look, 1, 0);
+        first_of(work, task, work->look, 1);
         sharpen(work, task);
     }
     for (int i = 0; i < 5; i++)
@@ -113,7 +115,7 @@ static void apply_part(const Step *step, const Work *work, const Task *task) {
         change_along(work, task);
         return;
     }
-    first_of(work, task, work->keep, 0, 0);
+    first_of(work, task, work->keep, 0);
     second_of(work, task, 0);
 }
 
