@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -126,8 +126,20 @@ class Known:
         return lasts
 
 
+class Given(NamedTuple):
+    """The gradients of a list of parameters.
+
+    places     where they lie, 0 for None; None where one is stored or lies otherwise than its weight, or C cannot tell
+    complete   whether there is one of each: False where nobody has asked
+    """
+
+    grads: list[Tensor | None]
+    places: np.ndarray | None = None
+    complete: bool = False
+
+
 class Gradients:
-    """Those of a list of parameters, and where they lie, if they lie as the parameters did.
+    """What is asked of a list of parameters in every step, to be looked at in one call.
 
     ways   how each parameter lay, as `look` has it
     """
@@ -140,14 +152,11 @@ class Gradients:
         self._asked: Sequence[int] = range(len(ways))
         self._single = [i for i, p in enumerate(params) if p.numel() == 1]
 
-    def look(self, params: list[Tensor]) -> tuple[list[Tensor | None], np.ndarray | None]:
-        """The gradients; and, until the next look, where they lie, 0 for None.
-
-        They are None where one is stored or lies otherwise, or C cannot tell.
-        """
+    def look(self, params: list[Tensor]) -> Given:
+        """The gradients; their places are theirs until the next look."""
         calls, (count, ways, places) = _calls(), self._arguments
         if calls is None or type(params) is not list or len(params) != count:
-            return [p.grad for p in params], None
+            return Given([p.grad for p in params])
         *_, call, python = calls
         grads: list[Tensor | None] = [None] * count
         try:
@@ -155,10 +164,10 @@ class Gradients:
         except _REFUSED:
             found = -1
         if found < 0:  # not all of them were looked at
-            return [p.grad for p in params], None
+            return Given([p.grad for p in params])
         negated = any(g is not None and g.is_neg() for g in map(grads.__getitem__, self._asked))
         self._asked = self._asked if negated else self._single
-        return grads, self._places if found > 0 and not negated else None
+        return Given(grads, self._places if found > 0 and not negated else None, found > 1)
 
 
 def _lines(x: Any) -> list[int]:

@@ -109,11 +109,11 @@ class Native:
             self._measured = measured
             self._table = None
         table = self._table or self._find(works)
-        table.fill(works, measured)
+        table.fill(works)
         grads = table.gradients(works)
         table.run(torch.get_num_threads())
         del grads  # those that are copies have lived until here
-        changed(table.stepped())
+        changed(table.stepped(works))
 
     def _find(self, works: Sequence[Work]) -> Table:
         """The table for what is measured now, made where there is none."""
@@ -121,8 +121,10 @@ class Native:
             if len(self._tables) > MOST:
                 self._tables = {}
             self._tables[self._asked] = self._make(works)
-        self._table = self._tables[self._asked]
-        return self._table
+        table = self._tables[self._asked]
+        table.point(self._measured)
+        self._table = table
+        return table
 
     def _make(self, works: Sequence[Work]) -> Table:
         return Table(works)
@@ -165,8 +167,8 @@ class Table:
         self._at: list[int] = []
         self._fresh = [part for work in works for part in work.parts] if self.jobs["fresh"].any() else []
 
-    def fill(self, works: Sequence[Work], measured: list[Mapping[int, tuple[Neurons, Tensor]]]) -> None:
-        """Write the numbers of this step, and where to write down what is measured."""
+    def fill(self, works: Sequence[Work]) -> None:
+        """Write the numbers of this step, and where to write down what is measured, if that has moved."""
         told = [(work, work.lr, work.weight_decay, work.rotation) for work in works]
         if told != self._told:
             self.groups[:] = [_numbers(work, turns) for work in works for turns in (False, True)]
@@ -174,11 +176,11 @@ class Table:
         if self._fresh:  # they may have taken their first step by another table
             self.jobs["fresh"] = [part.fresh for part in self._fresh]
             self._fresh = self._fresh if self.jobs["fresh"].any() else []
-        if self._measured and (not identical(measured, self._into) or [*map(_PLACE, self._storages)] != self._at):
-            self._point(measured)
+        if self._storages and [*map(_PLACE, self._storages)] != self._at:
+            self.point(self._into)
 
-    def _point(self, measured: list[Mapping[int, tuple[Neurons, Tensor]]]) -> None:
-        """Where to write down what is measured: where the tables lie now, whatever memory they are given later.
+    def point(self, measured: list[Mapping[int, tuple[Neurons, Tensor]]]) -> None:
+        """Where to write down what is measured: where its tables lie now, whatever memory they are given later.
 
         Their storages, of which there are few, are held and looked at: they may move (`share_memory_`).
         """
@@ -200,9 +202,12 @@ class Table:
             self._places[start : len(grads)] = places
         return grads
 
-    def stepped(self) -> list[Tensor]:
+    def stepped(self, works: Sequence[Work]) -> list[Tensor]:
         """The weights that have gradients in this step."""
-        if np.count_nonzero(self._places) == len(self.weights):
+        for work in works:
+            if not work.complete:
+                break
+        else:
             return self.weights
         return [w for w, place in zip(self.weights, self._places, strict=True) if place]
 

@@ -58,6 +58,7 @@ class Work:
     parts         the same list for as long as nothing about its parameters changes
     grads         their gradients, taken in the precision of their weights; None where a parameter takes no step
     places        where the gradients lie, if each one is stored and lies as its weights do (0 for None); else None
+    complete      whether there is a gradient for each part (False where nobody has asked)
     rotation      to hold, in radians; `ema` is the factor of the mean that holds it
     dither        round moments that are stored in bfloat16 at random
     foreach       whether plain torch may take parameters together
@@ -77,6 +78,7 @@ class Work:
     parts: list[Part]
     grads: Sequence[Tensor | None]
     places: np.ndarray | None = None
+    complete: bool = False
     measured: Mapping[int, tuple[Neurons, Tensor]] = field(default_factory=lambda: NOTHING)
 
     def coupled(self, turns: bool) -> float:

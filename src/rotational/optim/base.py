@@ -12,17 +12,17 @@ from difflib import get_close_matches
 from itertools import chain
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from rotational.control import Control
 from rotational.kernels.choose import RUNGS, Kernels
+from rotational.kernels.look import Given
 from rotational.neurons import Neurons
 from rotational.optim import around, checkpoint, fits
 from rotational.optim.bound import Bound, Group, Options, told
-from rotational.optim.measuring import Tables, earlier, tables_for
+from rotational.optim.measuring import NONE, Tables, earlier, tables_for
 from rotational.optim.seen import Seen
 from rotational.optim.turning import center_, lengths, noted, units_of
 from rotational.optim.works import Plan, Works
@@ -114,7 +114,7 @@ class RotationalOptimizer(Optimizer):
             if p.is_complex():
                 raise ValueError(f"{call}: {_name(group, i)} is complex; rotations are defined for real weights.")
         index = next((i for i, g in enumerate(self.param_groups) if g is group), len(self.param_groups))
-        plan = self._plan(index, group, [p.detach() for p in group["params"]])  # as if all had gradients
+        plan = self._plan(index, group, Given([p.detach() for p in group["params"]]))  # as if all had gradients
         plan.bound.foresee(call, _names(group))
 
     def _apart(self, call: str) -> None:
@@ -178,13 +178,10 @@ class RotationalOptimizer(Optimizer):
                 loss = closure()
         with torch.no_grad():
             same = self._seen.same(self.param_groups, self.state)
-            plans = [
-                self._plan(i, group, *self._gradients(i, group), same) for i, group in enumerate(self.param_groups)
-            ]
+            plans = [self._plan(i, group, self._gradients(i, group), same) for i, group in enumerate(self.param_groups)]
             self._hold(plans, same)
-            asked = {} if tables is None else tables.asked
             try:
-                self._kernels.step(self._works.of(plans, asked))
+                self._kernels.step(self._works.of(plans, NONE if tables is None else tables.asked))
             finally:
                 self._works.release()
             self._seen.settle()
@@ -221,25 +218,29 @@ class RotationalOptimizer(Optimizer):
         >>> [round(angle, 6) for table in tables.values() for angle in table[0].tolist()]    # atan(rotation)
         [0.003244, 0.003244, 0.003244, 0.003244]
         """
+        if neurons is None and self._asked is None and type(out) is Tables and out.last(self._bounds):
+            self._asked = out
+            return out
         again = None if neurons is not None and out is None else earlier(out)
-        asked = again.neurons if neurons is None and again is not None else neurons
-        assert asked is not None
-        found = [bound.measured(asked, neurons is None) for bound in self._bounds if bound is not None]
-        self._asked = tables_for(asked, found, self._asked, again)
+        if neurons is None:
+            assert again is not None
+            neurons = again.neurons
+        found = [bound.measured(neurons) for bound in self._bounds if bound is not None]
+        self._asked = tables_for(neurons, found, self._asked, again)
         return self._asked
 
-    def _gradients(self, index: int, group: Group) -> tuple[list[Tensor | None], np.ndarray | None]:
-        """The gradients of a group, and where they lie, if they lie as their weights do."""
-        grads, places = self._seen.gradients(index, group["params"])
-        if places is None:
-            for i, g in enumerate(grads):
+    def _gradients(self, index: int, group: Group) -> Given:
+        """The gradients of a group, all of which a step can be taken with."""
+        given = self._seen.gradients(index, group["params"])
+        if given.places is None:
+            for i, g in enumerate(given.grads):
                 if g is not None and (g.layout is not torch.strided or g.is_complex()):
                     kind = "complex" if g.is_complex() else "sparse"
                     raise ValueError(
                         f"{type(self).__name__}.step: {_name(group, i)} has a {kind} gradient; expected a dense real "
                         "one" + (" (Embedding(sparse=False))." if kind == "sparse" else ".")
                     )
-        return grads, places
+        return given
 
     def _bound(self, index: int, group: Group, same: bool) -> Bound:
         """The group's options as they were read last; read anew where one of them, or a shape, has changed."""
@@ -264,20 +265,13 @@ class RotationalOptimizer(Optimizer):
             bound.control = self._control(group)  # of another schedule, or of the next number in it
         return bound
 
-    def _plan(
-        self,
-        index: int,
-        group: Group,
-        grads: list[Tensor | None],
-        places: np.ndarray | None = None,
-        same: bool = False,
-    ) -> Plan:
+    def _plan(self, index: int, group: Group, given: Given, same: bool = False) -> Plan:
         call = type(self).__name__
         lr, weight_decay = (told(call, name, group[name]) for name in ("lr", "weight_decay"))
         bound = self._bound(index, group, same)
-        turning = bound.turns(grads)
+        turning = bound.turns(given.grads)
         rotation = bound.control.rotation(bound.rule, lr, weight_decay, group.get("steps", 0)) if turning else 0.0
-        return Plan(group, bound, lr, weight_decay, rotation, turning, grads, places)
+        return Plan(group, bound, lr, weight_decay, rotation, turning, *given)
 
     def _hold(self, plans: Sequence[Plan], same: bool) -> None:
         """Bring the state up to date: loaded or re-made weights count as they are then.

@@ -100,8 +100,8 @@ class Bound:
         self._rungs: list[tuple[str, str]] = [("", "")] * len(units)
         self._waiting: list[int] | None = None  # those without a part, when nothing else was outdated
         self._shares: dict[str, tuple[list[int], list[Part]]] | None = None
-        self._measured: tuple[list[Any], Found] | None = None
-        self._again: Mapping[Tensor, Neurons] | None = None  # the same, in a mapping that nobody changes
+        self.found: Found | None = None  # what can be measured of what was asked for last, until something changes
+        self._neurons: list[Any] = []  # which was this
         self._asked: dict[str, tuple[Asked, Asked]] = {}  # by rung: what was asked for, and what that is of its parts
         self._memory_key = memory_key
         moments = [(memory_key, rule.memory.old != 0), ("exp_avg_sq", isinstance(rule.scale, Rms))]
@@ -184,7 +184,7 @@ class Bound:
         self._parts[i] = part
         self._made_of[i] = [p, *map(state.get, self._keys)]
         self._places[i] = _places(self._made_of[i])
-        self._shares = self._measured = None
+        self._shares = self.found = None
         self._asked = {}
 
     def foresee(self, call: str, names: Sequence[str]) -> None:
@@ -238,28 +238,21 @@ class Bound:
             if (part := self._parts[i]) is not None:
                 part.fresh = False
 
-    def measured(self, neurons: Mapping[Tensor, Neurons], lasting: bool = False) -> Found:
-        """Parameters whose step can write down how these neurons change; the same list until something changes.
-
-        `lasting` says that nobody changes the mapping: then it is enough that it is the same one.
-        """
-        if self._measured is not None and lasting and neurons is self._again:
-            return self._measured[1]
+    def measured(self, neurons: Mapping[Tensor, Neurons]) -> Found:
+        """Parameters whose step can write down how these neurons change; the same list until something changes."""
         given = [*neurons, *neurons.values()]
-        if self._measured is None or not identical(given, self._measured[0]):
-            found: Found = []
+        if self.found is None or not identical(given, self._neurons):
+            self.found, self._neurons = [], given
             for i, p in enumerate(self.group["params"]):
                 units = neurons.get(p)
                 if units is not None and (count := self._count(i, units)) is not None:
-                    found.append((p, units, count))
-            self._measured = given, found
-        self._again = neurons if lasting else None
-        return self._measured[1]
+                    self.found.append((p, units, count))
+        return self.found
 
     def asked(self, rung: str, asked: Asked, grads: Sequence[Tensor | None], complete: bool) -> Asked:
         """What was asked for of the parts that a rung has, by their numbers.
 
-        One that has lost its gradient since stays as it is, and its table is filled here; `complete`: none has.
+        One that has lost its gradient since stays as it is, and its table is filled here; `complete` as `Given` has it.
         """
         known = self._asked.get(rung)
         if known is not None and known[0] is asked and (complete or all(grads[j] is not None for j in known[1])):
@@ -281,7 +274,7 @@ class Bound:
 
     def rest(self, asked: Asked) -> None:
         """Fill the tables of parameters that have no part, for they have had no gradient: they stay as they are."""
-        if self._waiting == []:
+        if self._waiting is not None and not self._waiting:
             return
         for p, part in zip(self.group["params"], self._parts, strict=True):
             if part is None and (one := asked.get(id(p))) is not None:

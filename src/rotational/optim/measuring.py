@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,14 @@ Found = list[tuple[Tensor, Neurons, int]]
 
 Asked = dict[int, tuple[Neurons, Tensor]]
 """Parameters (each by its id) that the next step is to measure: by which neurons, and into which table."""
+
+NONE: Asked = {}
+
+
+class Measurable(Protocol):
+    """A param group that knows what it found last (`Bound`)."""
+
+    found: Found | None
 
 
 class Tables(dict[Tensor, Tensor]):
@@ -34,6 +42,15 @@ class Tables(dict[Tensor, Tensor]):
     def serve(self, found: Sequence[Found]) -> bool:
         """Whether new ones would be just like these."""
         return self.found is not None and identical(found, self.found)
+
+    def last(self, bounds: Sequence[Measurable | None]) -> bool:
+        """The same, of what these groups found last."""
+        if self.found is None or len(self.found) != len(bounds):
+            return False
+        for bound, found in zip(bounds, self.found, strict=True):
+            if bound is None or bound.found is not found:
+                return False
+        return True
 
 
 def earlier(out: Any) -> Tables:

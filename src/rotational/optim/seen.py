@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rotational.kernels.look import HOW, Gradients, Known, ask, look
+from rotational.kernels.look import HOW, Given, Gradients, Known, ask, look
 from rotational.kernels.work import identical
 
 
@@ -44,10 +44,10 @@ class Seen:
         before, self._known, self._gradients = self._known, Known(starts, keys, values, found), {}
         return taken and self._known.same(before)
 
-    def gradients(self, index: int, params: list[Tensor]) -> tuple[list[Tensor | None], np.ndarray | None]:
-        """The gradients of a group; and where they lie in this step, if each is stored and lies as its weights do."""
+    def gradients(self, index: int, params: list[Tensor]) -> Given:
+        """The gradients of a group in this step."""
         if self._odd is not None:
-            return [p.grad for p in params], None
+            return Given([p.grad for p in params])
         if index not in self._gradients:
             ways = self._known.found[HOW, self._known.starts[index] : self._known.starts[index + 1]]
             self._gradients[index] = Gradients(params, ways)

@@ -17,8 +17,7 @@ from rotational.optim.measuring import Asked
 class Plan(NamedTuple):
     """What one param group does in one step, decided and checked before anything is changed.
 
-    `places` is where the gradients lie, if they lie as their weights do (see `Work`); `turning`, whether any neuron
-    turns.
+    `turning` is whether any neuron turns; gradients, their places and whether there are all of them as `Given` has it.
     """
 
     group: Group
@@ -29,18 +28,13 @@ class Plan(NamedTuple):
     turning: bool
     grads: list[Tensor | None]
     places: np.ndarray | None
+    complete: bool
 
     def places_of(self, indices: list[int]) -> np.ndarray | None:
         """Those of some parameters."""
         if self.places is None or len(indices) == len(self.grads):
             return self.places
         return self.places[indices]
-
-    def asked(self, rung: str, asked: Asked, work: Work) -> Asked:
-        """What is to be measured of a work."""
-        places = work.places
-        complete = places is not None and np.count_nonzero(places) == len(places)
-        return self.bound.asked(rung, asked, work.grads, complete)
 
 
 class Works:
@@ -50,6 +44,7 @@ class Works:
         self._shares: Sequence[Mapping[str, tuple[list[int], list[Part]]]] = ()
         self._of: list[tuple[int, list[int]]] = []  # which group, and which of its parameters
         self._works: list[tuple[str, Work]] = []
+        self._asked: Asked | None = None  # what the works measure, where that is all there is
 
     def of(self, plans: Sequence[Plan], asked: Asked) -> Sequence[tuple[str, Work]]:
         """For each group and rung its work in this step."""
@@ -58,21 +53,27 @@ class Works:
             each = [(i, rung, *share) for i, rungs in enumerate(shares) for rung, share in rungs.items()]
             self._works = [(rung, _work(plans[i], parts)) for i, rung, _, parts in each]
             self._of = [(i, indices) for i, _, indices, _ in each]
-            self._shares = shares  # the last: what is broken off is begun anew
-        for plan in plans if asked else ():
-            plan.bound.rest(asked)
+            self._asked, self._shares = None, shares  # the last: what is broken off is begun anew
+        known, self._asked = self._asked, asked
+        for plan in plans:
+            if not plan.complete:
+                self._asked = None
+                if asked:
+                    plan.bound.rest(asked)
         for (rung, work), (i, indices) in zip(self._works, self._of, strict=True):
             plan = plans[i]
             work.lr, work.weight_decay, work.rotation = plan.lr, plan.weight_decay, plan.rotation
             work.grads = plan.bound.gradients(indices, plan.grads)
             work.places = None if plan.bound.apart else plan.places_of(indices)
-            work.measured = plan.asked(rung, asked, work) if asked else NOTHING
+            work.complete = plan.complete
+            if known is not asked or not plan.complete:
+                work.measured = plan.bound.asked(rung, asked, work.grads, plan.complete) if asked else NOTHING
         return self._works
 
     def release(self) -> None:
-        """Gradients do not outlive their step, nor tables."""
+        """Gradients do not outlive their step."""
         for _, work in self._works:
-            work.grads, work.places, work.measured = (), None, NOTHING
+            work.grads, work.places = (), None
 
 
 def _work(plan: Plan, parts: list[Part]) -> Work:

@@ -4,33 +4,34 @@
 
 #include "box.h"
 
-/* atan2 for y >= 0, to the last digits of double (Cephes' atan), without a branch: a loop over it becomes vectors. */
-INLINE double angle(double y, double x) {
-    double size = fabs(x), above = y > size ? y : size, t = (y > size ? size : y) / (above == 0 ? 1 : above);
-    double near = t > 0.4142135623730950 ? (t - 1) / (t + 1) : t, z = near * near;
-    double p = (((-0.8750608600031904 * z - 16.15753718733365) * z - 75.00855792314705) * z - 122.8866684490136) * z;
-    double q = ((((z + 24.85846490142306) * z + 165.0270098316988) * z + 432.8810604912903) * z + 485.3903996359137) * z;
-    double found = near + near * z * (p - 64.85021904942026) / (q + 194.5506571482614);
-    found += t > 0.4142135623730950 ? 0.7853981633974483 : 0;
-    found = y > size ? 1.5707963267948966 - found : found;
-    return x < 0 ? 3.141592653589793 - found : found;
+/* atan2 for y >= 0, to the last digits of float (Cephes' atanf), without a branch: a loop over it becomes vectors. */
+INLINE float angle(float y, float x) {
+    float size = fabsf(x), above = y > size ? y : size, t = (y > size ? size : y) / (above == 0 ? 1 : above);
+    float near = t > 0.414213562f ? (t - 1) / (t + 1) : t, z = near * near;
+    float p = ((0.0805374449538f * z - 0.138776856032f) * z + 0.199777106478f) * z - 0.333329491539f;
+    float found = p * z * near + near;
+    found += t > 0.414213562f ? 0.785398163f : 0;
+    found = y > size ? 1.57079633f - found : found;
+    return x < 0 ? 3.14159265f - found : found;
 }
 
 /* What is asked for of each neuron: angle, new norm, length of the change, its radial share. The sums are now lengths
- * before (ww) and forward (u), and the squares of what goes to the side (uu). */
+ * before (ww) and forward (u), and the squares of what goes to the side (uu). Taken as shares of the length before, no
+ * number is too small or too large for single precision; differences are taken in double. */
 static void measure(const Job *job, const Sums *sums, int64_t lane, int64_t lanes) {
     int64_t all = job->outer * job->lanes;
     float *restrict angles = job->out + lane, *restrict norms = angles + all;
     float *restrict updates = norms + all, *restrict radials = updates + all;
 #pragma GCC ivdep
     for (int64_t k = 0; k < lanes; k++) {
-        double length = sums->ww[k], forward = sums->u[k], square = sums->uu[k], change = forward - length;
-        double update = sqrt(change * change + square), radial = change / (update == 0 ? 1 : update);
-        double turned = angle(sqrt(square), forward);
-        angles[k] = (float)(length == 0 ? 0 : turned);
-        norms[k] = (float)sqrt(forward * forward + square);
-        updates[k] = (float)update;
-        radials[k] = (float)(length == 0 ? 0 : radial);
+        double before = sums->ww[k], unit = before == 0 ? 1 : before, per = 1 / unit, forward = sums->u[k];
+        float square = (float)(sums->uu[k] * per * per), ahead = (float)(forward * per);
+        float change = (float)((forward - before) * per), update = sqrtf(change * change + square);
+        float turned = angle(sqrtf(square), ahead), radial = change / (update == 0 ? 1 : update);
+        angles[k] = before == 0 ? 0 : turned;
+        norms[k] = (float)unit * sqrtf(ahead * ahead + square);
+        updates[k] = (float)unit * update;
+        radials[k] = before == 0 ? 0 : radial;
     }
 }
 
