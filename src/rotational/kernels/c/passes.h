@@ -7,7 +7,7 @@
 #define SCRATCH 32768  /* directions that a thread holds */
 #define LANES 1024     /* neurons whose numbers it holds */
 #define SHORT 128      /* shorter rows share a loop over their weights, */
-#define STRETCH 1024   /* so many weights or fewer of them at a time; */
+#define STRETCH 512    /* so many of them at a time, or 16 rows: what comes next is on its way (AHEAD); */
 #define TINY 5         /* of still shorter ones too much often cancels */
 #define MEANWHILE 12   /* of the next box of longer ones it is one weight in so many that is gone over again */
 #define FEW 512        /* terms of a row that are added up in single precision (twice as many at its end) */
