@@ -92,8 +92,8 @@ INLINE Five sums_of_columns(const void *all, int64_t at, const float *x, int64_t
 
 INLINE void sums_of_all(const Job *job, int64_t from, const float *u, int64_t lanes, int64_t run, Abreast *to, int weights) {
     int64_t size = weights == F32 ? 4 : 2;
-    char apart[4 * WIDE * SHORT];
-    float apart_u[WIDE * SHORT];
+    char apart[4 * WIDE * SLIM];
+    float apart_u[WIDE * SLIM];
     for (int64_t k = 0; k < lanes; k += WIDE) {
         const void *all = job->w;
         const float *x = u + k * run;

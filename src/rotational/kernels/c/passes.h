@@ -6,8 +6,9 @@
 
 #define SCRATCH 32768  /* directions that a thread holds */
 #define LANES 1024     /* neurons whose numbers it holds */
-#define SHORT 128      /* shorter rows share a loop over their weights, */
-#define STRETCH 512    /* so many of them at a time, or 16 rows: what comes next is on its way (AHEAD); */
+#define SHORT 128      /* shorter rows share a loop over their weights; */
+#define SLIM 50        /* still shorter ones are gone over abreast, */
+#define STRETCH 512    /* so many weights at a time, or 16 rows: what comes next is on its way (AHEAD); */
 #define TINY 5         /* of still shorter ones too much often cancels */
 #define MEANWHILE 12   /* of the next box of longer ones it is one weight in so many that is gone over again */
 #define FEW 512        /* terms of a row that are added up in single precision (twice as many at its end) */
@@ -37,7 +38,7 @@ typedef struct {
 
 /* The same of rows that are gone over abreast: sums, coefficients, and which of them are left out. */
 typedef struct {
-    _Alignas(64) uint32_t rows[WIDE * SHORT]; /* which of WIDE rows each of their weights is in, where they have `run` */
+    _Alignas(64) uint32_t rows[WIDE * SLIM]; /* which of WIDE rows each of their weights is in, where they have `run` */
     float u[ROWS], w[ROWS], uu[ROWS], ww[ROWS], uw[ROWS], a[ROWS], b[ROWS], c[ROWS];
     int32_t rough[ROWS];
     int64_t run;

@@ -43,7 +43,7 @@ static void tile(const Work *work, const Task *task) {
         tile_along(work, task);
         return;
     }
-    if (job->segments == 1 && job->lanes >= WIDE && run >= TINY && run < SHORT && job->norm) {
+    if (job->segments == 1 && job->lanes >= WIDE && run >= TINY && run < SLIM && job->norm) {
         abreast(work, task);
         return;
     }
