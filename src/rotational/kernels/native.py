@@ -122,7 +122,8 @@ class Native:
                 self._tables = {}
             self._tables[self._asked] = self._make(works)
         table = self._tables[self._asked]
-        table.point(self._measured)
+        if any(self._measured):
+            table.point(self._measured)
         self._table = table
         return table
 

@@ -218,13 +218,14 @@ class RotationalOptimizer(Optimizer):
         >>> [round(angle, 6) for table in tables.values() for angle in table[0].tolist()]    # atan(rotation)
         [0.003244, 0.003244, 0.003244, 0.003244]
         """
-        if neurons is None and self._asked is None and type(out) is Tables and out.last(self._bounds):
-            self._asked = out
-            return out
-        again = None if neurons is not None and out is None else earlier(out)
         if neurons is None:
-            assert again is not None
+            again = earlier(out)
+            if self._asked is None and again.serve([bound and bound.found for bound in self._bounds]):
+                self._asked = again
+                return again
             neurons = again.neurons
+        else:
+            again = None if out is None else earlier(out)
         found = [bound.measured(neurons) for bound in self._bounds if bound is not None]
         self._asked = tables_for(neurons, found, self._asked, again)
         return self._asked

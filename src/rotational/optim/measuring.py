@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +21,6 @@ Asked = dict[int, tuple[Neurons, Tensor]]
 NONE: Asked = {}
 
 
-class Measurable(Protocol):
-    """A param group that knows what it found last (`Bound`)."""
-
-    found: Found | None
-
-
 class Tables(dict[Tensor, Tensor]):
     """The tables of some parameters, [4, neurons] each, for whoever asked for these `neurons` (a mapping of our own).
 
@@ -39,18 +33,9 @@ class Tables(dict[Tensor, Tensor]):
         self.neurons, self.asked = neurons, asked
         self.found: Sequence[Found] | None = None
 
-    def serve(self, found: Sequence[Found]) -> bool:
+    def serve(self, found: Sequence[Found | None]) -> bool:
         """Whether new ones would be just like these."""
         return self.found is not None and identical(found, self.found)
-
-    def last(self, bounds: Sequence[Measurable | None]) -> bool:
-        """The same, of what these groups found last."""
-        if self.found is None or len(self.found) != len(bounds):
-            return False
-        for bound, found in zip(bounds, self.found, strict=True):
-            if bound is None or bound.found is not found:
-                return False
-        return True
 
 
 def earlier(out: Any) -> Tables:

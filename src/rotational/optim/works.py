@@ -54,10 +54,11 @@ class Works:
             self._works = [(rung, _work(plans[i], parts)) for i, rung, _, parts in each]
             self._of = [(i, indices) for i, _, indices, _ in each]
             self._asked, self._shares = None, shares  # the last: what is broken off is begun anew
-        known, self._asked = self._asked, asked
+        known, self._asked = self._asked, None  # until all are told
+        complete = True
         for plan in plans:
             if not plan.complete:
-                self._asked = None
+                complete = False
                 if asked:
                     plan.bound.rest(asked)
         for (rung, work), (i, indices) in zip(self._works, self._of, strict=True):
@@ -68,6 +69,7 @@ class Works:
             work.complete = plan.complete
             if known is not asked or not plan.complete:
                 work.measured = plan.bound.asked(rung, asked, work.grads, plan.complete) if asked else NOTHING
+        self._asked = asked if complete else None
         return self._works
 
     def release(self) -> None:

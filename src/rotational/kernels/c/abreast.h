@@ -209,7 +209,7 @@ static void change_rough(const Work *work, const Task *box, int64_t from, int64_
     apply(work->job, from, &mine->coefficients, mine->u + k * box->run_count, 1, box->run_count, 0);
 }
 
-/* Neurons of a task, as many at a time as come through the smallest cache together. */
+/* Neurons of a task, so few at a time that the next ones are asked for meanwhile. */
 static void abreast(const Work *work, const Task *task) {
     const Job *job = work->job;
     Memory *mine = work->mine;
