@@ -50,6 +50,28 @@ def test_the_step_writes_down_what_the_weights_show(rung, options, units):
     assert opt.measure({p: Neurons(axes=(0, 1))}) == {} or options
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e-20, 1e-10, 1.0, 1e3], ids=str)
+@pytest.mark.parametrize("run", [3, 9, 64, 5000])
+@pytest.mark.parametrize("turns", [True, False], ids=["turning", "plain"])
+@pytest.mark.parametrize("rung", MEASURING)
+def test_a_neuron_may_grow_or_shrink_by_any_factor_in_a_step(rung, turns, run, scale):
+    """Weights that were made smaller turn at the length that they had; under the plain rule they are overrun."""
+    if why := refusal(rung, part_of(linear(), torch.float32)):
+        pytest.skip(why)
+    p = linear(20, run)
+    opt = rotational.SGD([p], lr=0.1, weight_decay=0.1, rotational=turns, rotation=0.01 if turns else None, fused=rung)
+    opt.step()
+    p.data *= scale
+    before = p.detach().double()
+    (table,) = opt.measure({p: ROWS}).values()
+    opt.step()
+    after = p.detach().double()
+    change = ROWS.change(before, after)
+    seen = torch.stack([change.angle, ROWS.norm(after), change.update, change.radial]).squeeze(2)
+    assert_same(table[:3].double(), seen[:3], 1e-4)
+    assert_same(2 + table[3].double(), 2 + seen[3], 2e-5)
+
+
 def test_a_parameter_that_loses_its_gradient_is_measured_at_rest():
     p, q = linear(), linear()
     opt = rotational.AdamW([p, q], weight_decay=0.1, fused="native")

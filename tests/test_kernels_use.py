@@ -132,6 +132,25 @@ def test_gradients_of_every_size_turn_as_far(size):
     )
 
 
+@pytest.mark.parametrize("rung", ["native", "numba", "torch", "reference"])
+@pytest.mark.parametrize("rotation", [None, 0.0], ids=["turning", "still"])
+@pytest.mark.parametrize("run", [3, 9, 40, 5000])
+@pytest.mark.filterwarnings("ignore:.*all-zero neurons")
+def test_nan_is_seen_in_all_of_its_neuron_even_where_nothing_turns(run, rotation, rung):
+    if why := refusal(rung, part_of(linear(), torch.float32)):
+        pytest.skip(why)
+    p = linear(20, run)
+    p.data[[1, 5]] = 0
+    p.grad[[1, 3], 2] = torch.nan
+    before = ROWS.center(p.detach().clone())
+    opt = rotational.SGD([p], lr=1e-2, weight_decay=0.1, rotation=rotation, fused=rung)
+    opt.step()
+    lost = torch.zeros(20, dtype=torch.bool).index_fill_(0, torch.tensor([1, 3]), True)
+    assert_same(p.isnan(), lost[:, None].expand_as(p))
+    still = torch.tensor([i for i in range(20) if i == 5 or (not lost[i] and rotation == 0)])
+    assert_same(p.detach()[still], before[still], 1e-6)
+
+
 def test_small_numbers_are_flushed_inside_the_step_only():
     p = linear()
     p.grad *= 1e-40

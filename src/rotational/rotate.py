@@ -42,8 +42,8 @@ def rotate(
     """One rotational step of every neuron of `w` along `-u`; returns (new weights, new RMS).
 
     `norm` and `rms` have the shape of `neurons.norm(w)`; `steps` counts this step; low precision comes back
-    in single. A neuron is returned as it is if it or its `norm` is zero, for then it has no direction, and
-    if its `u` has no tangent part. What is not finite stays visible as NaN. Nothing is raised: the arguments
+    in single. A neuron is returned as it is if it or its `norm` is zero, for then it has no direction, if its
+    `u` has no tangent part, and if `rotation` is 0. But NaN in `u` is always seen in what is returned. Nothing is raised: the arguments
     are the caller's to check.
 
     >>> import numpy as np
@@ -64,7 +64,7 @@ def rotate(
     square = flat.dot(u, u)
     square = _array.where(square <= floor, 0 * floor, square)
     rms = _array.sqrt(memory * rms**2 + (1 - memory) * square)
-    turns = (square != 0) & (norm > 0) & (ww > 0) & (rotation > 0)
+    turns = (square != 0) & (norm > 0) & (ww > 0) & (rotation > 0) | (square != square)
     mean = _array.where(turns, rms, 1 + 0 * rms) / (1 - memory**steps) ** 0.5
     turned = w - rotation * _array.sqrt(ww) / mean * u
     length = flat.norm(turned)

@@ -162,8 +162,11 @@ def _turn_(
     of = _Neurons(wide, [x.to(wide[0].dtype) for x in u], within, size, length, scratch)
     left, tangent, along, still = _aside(of, stored, options.center)
     torch.hypot(rms.mul_(options.memory**0.5), tangent * (1 - options.memory) ** 0.5, out=rms)
-    if options.rotation == 0.0:
-        return still is None  # nothing turns, and nothing is rounded either
+    if options.rotation == 0.0:  # nothing turns, and nothing is rounded either
+        if still is not None:
+            for x, lost in zip(w, of.each(left.isnan()), strict=True):
+                x.masked_fill_(lost, math.nan)
+        return still is None
     slope = tangent.div(rms).mul_(options.rotation * (1 - options.memory**options.turns) ** 0.5)
     # w' = n N(w/|w| - slope u/|u|); the two are orthogonal, and their lengths are known
     stretch = slope.square().add_(1.0).rsqrt_().mul_(norm)
@@ -267,7 +270,7 @@ def _projected(
     still = left <= whole.mul_(noise)
     left.masked_fill_(still, 0.0)
     # NaN passes all these tests and is seen in the weights, as it is with torch's own optimizers.
-    still |= of.length == 0
+    still |= (of.length == 0) & (left == left)
     return _Side(left, left * scale, still=still if rest is None else still & rest)
 
 

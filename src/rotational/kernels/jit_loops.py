@@ -187,7 +187,7 @@ def between(group, job, turns, lane, lanes, scratch):
         rms = math.sqrt(ema * old * old + (1 - ema) * left)
         length = math.sqrt(ww)
         norm = np.float64(norms[k]) if norms[k] > 0 else length
-        still = (left == 0) | (norm == 0) | (ww == 0) | (rotation == 0)
+        still = left * norm * ww * rotation == 0  # NaN moves, to show itself
         step = rotation * unbias / (1.0 if still else rms) * length
         stretch = norm / math.sqrt(ww + step * step * left)
         to[A, k] = 1.0 if still else stretch * (1 + step * along)

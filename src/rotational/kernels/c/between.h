@@ -15,17 +15,33 @@ INLINE float angle(float y, float x) {
     return x < 0 ? 3.14159265f - found : found;
 }
 
+/* Which power of two is next below the root of x >= 0, or is it: from the exponent of x alone. */
+INLINE int64_t root_power(double x) {
+    int64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return ((((bits >> 52) & 0x7ff) + 1023) >> 1) - 1023;
+}
+
+INLINE double power_of_two(int64_t n) {
+    int64_t bits = (n + 1023) << 52;
+    double power;
+    memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
 /* What is asked for of each neuron: angle, new norm, length of the change, its radial share. The sums are now lengths
- * before (ww) and forward (u), and the squares of what goes to the side (uu). Taken as shares of the length before, no
- * number is too small or too large for single precision; differences are taken in double. */
+ * before (ww) and forward (u), and the squares of what goes to the side (uu). Taken in units of all three together, no
+ * number leaves single precision; differences are taken in double. */
 static void measure(const Job *job, const Sums *sums, int64_t lane, int64_t lanes) {
     int64_t all = job->outer * job->lanes;
     float *restrict angles = job->out + lane, *restrict norms = angles + all;
     float *restrict updates = norms + all, *restrict radials = updates + all;
 #pragma GCC ivdep
     for (int64_t k = 0; k < lanes; k++) {
-        double before = sums->ww[k], unit = before == 0 ? 1 : before, per = 1 / unit, forward = sums->u[k];
-        float square = (float)(sums->uu[k] * per * per), ahead = (float)(forward * per);
+        double before = sums->ww[k], forward = sums->u[k], aside = sums->uu[k];
+        int64_t power = root_power(before * before + forward * forward + aside);
+        double unit = power_of_two(power), per = power_of_two(-power); /* one root less, and one division */
+        float square = (float)(aside * per * per), ahead = (float)(forward * per);
         float change = (float)((forward - before) * per), update = sqrtf(change * change + square);
         float turned = angle(sqrtf(square), ahead), radial = change / (update == 0 ? 1 : update);
         angles[k] = before == 0 ? 0 : turned;
