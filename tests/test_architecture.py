@@ -75,7 +75,9 @@ ALLOWED: dict[str, set[str]] = {
     "rotate": {"_array", "neurons"},
     "control": {"_check", "neurons", "scale", "rule", "theory"},
     "kernels": {"neurons", "memory", "scale", "rule", "rotate"},
-    "optim": {"_check", "neurons", "layers", "scale", "rule", "rules", "control", "rotate", "kernels", "theory"},
+    "optim": {
+        *("_check", "changes", "neurons", "layers", "scale", "rule", "rules", "control", "rotate", "kernels", "theory"),
+    },
     "optim.recognise": {"rule", "rules"},
     "runs": {"control", "correlation", "forecasts", "outlook", "rule", "scale", "theory"},
     "prediction": {
@@ -86,8 +88,9 @@ ALLOWED: dict[str, set[str]] = {
     "momenta": {"correlation", "memory", "rule", "runs", "scale", "schedulers"},
     # measuring; the monitor names the rule and never the prediction, but for one call: log.report()
     "_hooks": set(),
+    "changes": {"neurons"},
     "records": set(),
-    "monitor": {"_check", "_hooks", "neurons", "layers", "records", "rule", "optim.recognise", "report"},
+    "monitor": {"_check", "_hooks", "changes", "neurons", "layers", "records", "rule", "optim.recognise", "report"},
     # the edges
     "expected": {"correlation", "forecasts", "outlook", "records", "rule", "scale", "theory"},
     "report": {

@@ -103,3 +103,36 @@ def test_rows_that_must_not_turn_stay(run: int) -> None:
     after, table = steps(w, g, count=2, rotation=0.0)
     assert_same(after, before)
     assert_same(table[0], torch.zeros(40))
+
+
+@pytest.mark.parametrize("size", [1e-22, 1e-18, 1e10, 1e19])
+@pytest.mark.parametrize("run", RUNS)
+def test_rows_that_have_left_single_precision_return_to_their_length(run: int, size: float) -> None:
+    w, g = rows(40, run)
+    found: list[Tensor] = []
+    for dtype, fused in ((torch.float64, "reference"), (torch.float32, "native")):
+        p = nn.Parameter(w.to(dtype, copy=True))
+        opt = rotational.SGD([p], lr=1e-2, weight_decay=0.1, fused=fused)
+        for scale in (1.0, size):
+            p.data[::2] *= scale  # neighbours are of the usual size
+            p.grad = g.to(dtype)
+            opt.step()
+        found.append(p.detach().double())
+    assert_same(found[1], found[0], 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*all-zero neurons")
+@pytest.mark.parametrize("run", RUNS)
+def test_a_zero_row_keeps_the_first_length_that_it_is_given(run: int) -> None:
+    w, g = rows(40, run)
+    p, filled = nn.Parameter(w.clone()), ROWS.center(w)[1]
+    p.data[1] = 0
+    opt = rotational.SGD([p], lr=1e-2, weight_decay=0.1, fused="native")
+    p.grad = g.clone()
+    opt.step()
+    assert not p[1].any()
+    p.data[1] = filled
+    opt.step()
+    p.data[1] *= 3
+    opt.step()
+    assert_same(p.detach()[1].norm(), filled.norm(), 1e-6)

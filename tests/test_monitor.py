@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import rotational
 from layouts import LAYOUTS
-from rotational import monitor, records
+from rotational import changes, records
 from rotational.monitor import Log, watch
 from rotational.neurons import Neurons
 from rotational.records import QUANTILES
@@ -100,8 +100,8 @@ def test_measuring_in_chunks_changes_nothing(
     after = before + 0.1 * torch.randn_like(before)
     expected = np.stack(list(witness(before, after, units).values()))
     for chunk in (1, 7, 1 << 20):
-        monkeypatch.setattr(monitor, "CHUNK", chunk)
-        np.testing.assert_allclose(monitor._change(units, before, after), expected, rtol=1e-10, atol=1e-15)
+        monkeypatch.setattr(changes, "CHUNK", chunk)
+        np.testing.assert_allclose(changes.table_of(units, before, after), expected, rtol=1e-10, atol=1e-15)
 
 
 def test_weights_whose_storage_was_moved_are_measured_where_they_are() -> None:

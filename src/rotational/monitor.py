@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType, UnionType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +20,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rotational import _check, _hooks, records
+from rotational.changes import table_of
 from rotational.layers import Overrides, partition
 from rotational.neurons import Neurons
 from rotational.optim.recognise import recognise
 from rotational.rule import Rule
-
-CHUNK = 1 << 18
-"""Entries measured at a time on a CPU: a megabyte, so that all passes but the first find them in its cache."""
 
 
 def watch(
@@ -203,7 +201,7 @@ class Log:
         with torch.no_grad():
             for name in list(self._before):
                 watched = self._watched[name]
-                found[name] = _change(watched.units, self._before.pop(name), watched.p.detach())
+                found[name] = table_of(watched.units, self._before.pop(name), watched.p.detach())
         arrays: dict[str, np.ndarray] = {}
         for device in {x.device for x in found.values()}:
             here = {name: x for name, x in found.items() if x.device == device}
@@ -268,22 +266,6 @@ class Log:
 
 
 # Measuring ------------------------------------------------------------------------------------------------
-
-
-def _change(units: Neurons, before: Tensor, after: Tensor) -> Tensor:
-    """[4, neurons] of one parameter: angle, norm, update, radial."""
-    w, v, flat = units.view(before), units.view(after), Neurons(units.axes)
-    along = units.axes[0] if units.axes else 0
-    sharded = hasattr(w, "full_tensor")  # a DTensor of FSDP2 or tensor parallelism
-    whole = sharded or w.device.type != "cpu" or not units.axes
-    chunk = w.shape[along] if whole else max(1, CHUNK * w.shape[along] // w.numel())
-    tables: list[Tensor] = []
-    # The first neuron axis is the slowest in the flat order of neurons, so chunks along it follow one another.
-    for x, y in zip(w.split(chunk, along), v.split(chunk, along), strict=True):
-        change = flat.change(x, y)
-        tables.append(torch.stack([q.reshape(-1) for q in (change.angle, flat.norm(y), change.update, change.radial)]))
-    table = torch.cat(tables, dim=1)
-    return cast(Any, table).full_tensor() if sharded else table
 
 
 def _measurement(layer: records.Layer, step: int, group: Mapping[str, Any], x: np.ndarray) -> records.Measurement:

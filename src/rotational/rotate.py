@@ -43,8 +43,8 @@ def rotate(
 
     `norm` and `rms` have the shape of `neurons.norm(w)`; `steps` counts this step; low precision comes back
     in single. A neuron is returned as it is if it or its `norm` is zero, for then it has no direction, if its
-    `u` has no tangent part, and if `rotation` is 0. But NaN in `u` is always seen in what is returned. Nothing is raised: the arguments
-    are the caller's to check.
+    `u` has no tangent part, and if `rotation` is 0. But NaN in `u` is always seen in what is returned. Nothing
+    is raised: the arguments are the caller's to check.
 
     >>> import numpy as np
     >>> from rotational.neurons import ROWS

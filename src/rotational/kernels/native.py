@@ -118,7 +118,7 @@ class Native:
     def _find(self, works: Sequence[Work]) -> Table:
         """The table for what is measured now, made where there is none."""
         if self._asked not in self._tables:
-            if len(self._tables) > MOST:
+            if len(self._tables) >= MOST:
                 self._tables = {}
             self._tables[self._asked] = self._make(works)
         table = self._tables[self._asked]

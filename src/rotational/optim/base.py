@@ -22,7 +22,7 @@ from rotational.kernels.look import Given
 from rotational.neurons import Neurons
 from rotational.optim import around, checkpoint, fits
 from rotational.optim.bound import Bound, Group, Options, told
-from rotational.optim.measuring import NONE, Tables, earlier, tables_for
+from rotational.optim.measuring import NONE, Asked, Copies, Tables, compare, copies, earlier, leave, tables_for
 from rotational.optim.seen import Seen
 from rotational.optim.turning import center_, lengths, noted, units_of
 from rotational.optim.works import Plan, Works
@@ -171,7 +171,8 @@ class RotationalOptimizer(Optimizer):
         return self._take(closure)
 
     def _take(self, closure: Callable[[], Any] | None) -> Any:
-        tables, self._asked = self._asked, None  # of this step alone, even if it is refused
+        # Of this step alone, even if it is refused.
+        asked, self._asked = NONE if self._asked is None else self._asked.asked, None
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -179,11 +180,14 @@ class RotationalOptimizer(Optimizer):
         with torch.no_grad():
             same = self._seen.same(self.param_groups, self.state)
             plans = [self._plan(i, group, self._gradients(i, group), same) for i, group in enumerate(self.param_groups)]
-            self._hold(plans, same)
+            asked, copied = self._hold(plans, same, asked)
+            if asked and not same:
+                leave(asked, chain.from_iterable(group["params"] for group in self.param_groups))
             try:
-                self._kernels.step(self._works.of(plans, NONE if tables is None else tables.asked))
+                self._kernels.step(self._works.of(plans, asked))
             finally:
                 self._works.release()
+            compare(copied)
             self._seen.settle()
             for plan in plans:
                 plan.bound.settle(plan.grads)
@@ -200,7 +204,9 @@ class RotationalOptimizer(Optimizer):
         the angle (radians), the norm after the step, the length of the change and its signed radial share. It cannot
         where the step is taken with torch's own operations, before a parameter's first step, in low precision (where
         rounding is part of the change), and for neurons other than those that turn or that are measured already. Of a
-        parameter without a gradient the table says that nothing moved.
+        parameter without a gradient the table says that nothing moved. One that has become another by the time of the
+        step (its state, its memory or an option of its group) is measured from a copy of its weights, and of one that
+        has left the optimizer the table is NaN.
 
         `out` is what an earlier call returned and is no longer needed: the step writes to the same tables again, if
         they are what would be made now. Without `neurons` it is the same neurons again. Raises TypeError where `out` is
@@ -232,15 +238,17 @@ class RotationalOptimizer(Optimizer):
 
     def _gradients(self, index: int, group: Group) -> Given:
         """The gradients of a group, all of which a step can be taken with."""
-        given = self._seen.gradients(index, group["params"])
+        given, call = self._seen.gradients(index, group["params"]), f"{type(self).__name__}.step"
         if given.places is None:
-            for i, g in enumerate(given.grads):
+            for i, (p, g) in enumerate(zip(group["params"], given.grads, strict=True)):
                 if g is not None and (g.layout is not torch.strided or g.is_complex()):
                     kind = "complex" if g.is_complex() else "sparse"
                     raise ValueError(
-                        f"{type(self).__name__}.step: {_name(group, i)} has a {kind} gradient; expected a dense real "
-                        "one" + (" (Embedding(sparse=False))." if kind == "sparse" else ".")
+                        f"{call}: {_name(group, i)} has a {kind} gradient; expected a dense real one"
+                        + (" (Embedding(sparse=False))." if kind == "sparse" else ".")
                     )
+                if g is not None:
+                    fits.check_gradient(call, _name(group, i), p, g)
         return given
 
     def _bound(self, index: int, group: Group, same: bool) -> Bound:
@@ -274,19 +282,21 @@ class RotationalOptimizer(Optimizer):
         rotation = bound.control.rotation(bound.rule, lr, weight_decay, group.get("steps", 0)) if turning else 0.0
         return Plan(group, bound, lr, weight_decay, rotation, turning, *given)
 
-    def _hold(self, plans: Sequence[Plan], same: bool) -> None:
+    def _hold(self, plans: Sequence[Plan], same: bool, asked: Asked) -> tuple[Asked, Copies]:
         """Bring the state up to date: loaded or re-made weights count as they are then.
 
-        The length of every neuron is noted at its first step.
+        The length of every neuron is noted at its first step. Returns what the rungs are to measure, of what was asked
+        for, and what else of it is to be measured by comparing.
         """
         new = [(plan, i) for plan in plans for i in plan.bound.outdated(plan.grads, self.state, same)]
         if not new:
-            return
+            return asked, []
         call = f"{type(self).__name__}.step"
         self._apart(call)
         for plan, i in new:
             state: dict[str, Any] = self.state.get(plan.group["params"][i], {})
             plan.bound.check(i, state, cast("Tensor", plan.grads[i]), call, _name(plan.group, i))
+        copied = copies(asked, [plan.group["params"][i] for plan, i in new])
         empty: list[str] = []
         for plan, i in new:
             p, units = plan.group["params"][i], plan.bound.units[i]
@@ -311,6 +321,8 @@ class RotationalOptimizer(Optimizer):
         for plan, i in new:
             name = _name(plan.group, i)
             plan.bound.take_in(i, self.state[plan.group["params"][i]], type(self).__name__, name)
+        compared = {id(p) for p, *_ in copied}
+        return {key: one for key, one in asked.items() if key not in compared} if copied else asked, copied
 
     # Checkpoints ------------------------------------------------------------------------------------------
 

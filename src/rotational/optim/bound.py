@@ -151,7 +151,7 @@ class Bound:
         """Make what is missing of the state of parameter i, and decide how its step is taken."""
         p, units = self.group["params"][i], self.units[i]
         remembers, divides = self.rule.memory.old != 0, isinstance(self.rule.scale, Rms)
-        if remembers and self.rule.memory.warm and state.get(self._memory_key) is None:
+        if remembers and self.rule.memory.warm and (state.get(self._memory_key) is None or _begun(state)):
             self._fresh.add(i)
         dtype = self.group["moment_dtype"] or p.dtype
         for key in self._moments:
@@ -216,7 +216,8 @@ class Bound:
                     indices, parts = self._shares.setdefault(self._rungs[i][0], ([], []))
                     indices.append(i)
                     parts.append(part)
-            self._say([rung for rung, part in zip(self._rungs, self._parts, strict=True) if part is not None])
+            if self._shares:  # else what was foreseen still is
+                self._say([rung for rung, part in zip(self._rungs, self._parts, strict=True) if part is not None])
         return self._shares
 
     def gradients(self, indices: Sequence[int], grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
@@ -243,10 +244,13 @@ class Bound:
         given = [*neurons, *neurons.values()]
         if self.found is None or not identical(given, self._neurons):
             self.found, self._neurons = [], given
-            for i, p in enumerate(self.group["params"]):
+            # There may be more parameters by now, or others.
+            for i, (p, part) in enumerate(zip(self.group["params"], self._parts, strict=False)):
                 units = neurons.get(p)
-                if units is not None and (count := self._count(i, units)) is not None:
-                    self.found.append((p, units, count))
+                if units is None or part is None or part.w is not p or not p.numel():
+                    continue
+                if measures(self._rungs[i][0], part, units):
+                    self.found.append((p, units, units.count(p.shape)))
         return self.found
 
     def asked(self, rung: str, asked: Asked, grads: Sequence[Tensor | None], complete: bool) -> Asked:
@@ -259,15 +263,16 @@ class Bound:
             return known[1]
         found: Asked = {}
         lost = False
-        indices, parts = self.shares()[rung]
+        indices, _ = self.shares()[rung]
         for j, i in enumerate(indices):
-            if (one := asked.get(id(self.group["params"][i]))) is None:
+            p = self.group["params"][i]
+            if (one := asked.get(id(p))) is None:
                 continue
             if grads[j] is not None:
                 found[j] = one
             else:
                 lost = True
-                _stays(*one, parts[j].w)
+                _stays(*one, p.detach())
         if not lost:
             self._asked[rung] = asked, found
         return found
@@ -280,12 +285,13 @@ class Bound:
             if part is None and (one := asked.get(id(p))) is not None:
                 _stays(*one, p.detach())
 
-    def _count(self, i: int, neurons: Neurons) -> int | None:
-        """How many neurons of parameter i its step can write down; None where it cannot, or not for these."""
-        part = self._parts[i]
-        if part is None or i in self.apart or not measures(self._rungs[i][0], part, neurons):
-            return None
-        return part.norm.numel() if part.norm is not None else neurons.count(part.shape)
+
+def _begun(state: Mapping[str, Any]) -> bool:
+    """Whether a step that was then refused has made this state."""
+    steps = state.get("step")
+    if isinstance(steps, Tensor):
+        return not _replayed(steps) and steps.item() == 0
+    return steps == 0
 
 
 def _stays(neurons: Neurons, table: Tensor, w: Tensor) -> None:

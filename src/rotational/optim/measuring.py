@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rotational.kernels.work import identical
+from rotational.changes import table_of
+from rotational.kernels.work import check_table, identical
 from rotational.neurons import Neurons
 
 Found = list[tuple[Tensor, Neurons, int]]
@@ -19,6 +21,9 @@ Asked = dict[int, tuple[Neurons, Tensor]]
 """Parameters (each by its id) that the next step is to measure: by which neurons, and into which table."""
 
 NONE: Asked = {}
+
+Copies = list[tuple[Tensor, Neurons, Tensor, Tensor]]
+"""Parameters whose change is measured by comparing, with their neurons, tables and weights before the step."""
 
 
 class Tables(dict[Tensor, Tensor]):
@@ -74,3 +79,26 @@ def tables_for(
     if before is None:
         tables.found = found
     return tables
+
+
+def copies(asked: Asked, anew: Iterable[Tensor]) -> Copies:
+    """Copies of what was asked for of these parameters, which are others than when it was: no rung may write it down.
+
+    Raises ValueError where a table is not one of their neurons any more.
+    """
+    found = [(p, *asked[id(p)]) for p in anew if id(p) in asked]
+    for p, units, table in found:
+        check_table(table, units.count(p.shape))
+    return [(p, units, table, p.detach().clone()) for p, units, table in found]
+
+
+def leave(asked: Asked, params: Iterable[Tensor]) -> None:
+    """Write NaN into the tables of what is not among these parameters any more."""
+    for key in asked.keys() - {id(p) for p in params}:
+        asked[key][1].fill_(math.nan)
+
+
+def compare(found: Copies) -> None:
+    """Fill the tables of these, after the step."""
+    for p, units, table, before in found:
+        table.copy_(table_of(units, before, p.detach()))
