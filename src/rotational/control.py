@@ -75,7 +75,8 @@ class Control:
                 "gradient, so lr and weight_decay give none to hold. Pass rotation=, an angle in radians per step or "
                 "a rule that has one, such as rotational.rules.adamw()."
             )
-        if hasattr(lr, "data_ptr") or hasattr(weight_decay, "data_ptr"):  # torch is not loaded here
+        plain = type(lr) is type(weight_decay) is float
+        if not plain and (hasattr(lr, "data_ptr") or hasattr(weight_decay, "data_ptr")):  # torch is not loaded here
             try:
                 return theory.rate_of(source, lr, weight_decay)
             except ValueError:

@@ -1,6 +1,7 @@
 """What torch wraps around the step of every optimizer, hooks and a name for profilers, where there is any use for it.
 
-Opening and closing a name that nobody records takes 0.01 ms, a tenth of a small model's step.
+Opening and closing a name that nobody records takes 0.01 ms, a tenth of a small model's step; `torch.no_grad()`, which
+makes three objects to set one flag, takes 0.001 ms.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ except (ImportError, AttributeError):
 
     def _profiled() -> bool:
         return True
+
+
+track: Callable[[bool], Any] = getattr(torch._C, "_set_grad_enabled", torch.set_grad_enabled)
+"""From here on, whether autograd records what is done."""
 
 
 def where_used(step: Callable[..., Any], wrapped: Callable[..., Any]) -> Callable[..., Any]:

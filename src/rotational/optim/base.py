@@ -177,23 +177,31 @@ class RotationalOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.no_grad():
-            same = self._seen.same(self.param_groups, self.state)
-            plans = [self._plan(i, group, self._gradients(i, group), same) for i, group in enumerate(self.param_groups)]
-            asked, copied = self._hold(plans, same, asked)
-            if asked and not same:
-                leave(asked, chain.from_iterable(group["params"] for group in self.param_groups))
-            try:
-                self._kernels.step(self._works.of(plans, asked))
-            finally:
-                self._works.release()
-            compare(copied)
-            self._seen.settle()
-            for plan in plans:
-                plan.bound.settle(plan.grads)
-                plan.group["steps"] = plan.group.get("steps", 0) + 1
-                plan.group["held"] = plan.rotation if plan.turning and isinstance(plan.rotation, float) else None
+        tracked = torch.is_grad_enabled()
+        around.track(False)
+        try:
+            self._advance(asked)
+        finally:
+            around.track(tracked)
         return loss
+
+    def _advance(self, asked: Asked) -> None:
+        """The step of all groups, of which this is to be measured."""
+        same = self._seen.same(self.param_groups, self.state)
+        plans = [self._plan(i, group, self._gradients(i, group), same) for i, group in enumerate(self.param_groups)]
+        asked, copied = self._hold(plans, same, asked)
+        if asked and not same:
+            leave(asked, chain.from_iterable(group["params"] for group in self.param_groups))
+        try:
+            self._kernels.step(self._works.of(plans, asked))
+        finally:
+            self._works.release()
+        compare(copied)
+        self._seen.settle()
+        for plan in plans:
+            plan.bound.settle(plan.grads)
+            plan.group["steps"] = plan.group.get("steps", 0) + 1
+            plan.group["held"] = plan.rotation if plan.turning and isinstance(plan.rotation, float) else None
 
     def measure(
         self, neurons: Mapping[Tensor, Neurons] | None = None, out: Mapping[Tensor, Tensor] | None = None
@@ -316,7 +324,7 @@ class RotationalOptimizer(Optimizer):
                 f"{type(self).__name__}: {'; '.join(empty)}{constant}. A zero vector has no direction to rotate, so "
                 "they stay as they are until they have one. Give them a non-zero initialisation, or put the "
                 "parameter into a group with rotational=False.",
-                stacklevel=5,
+                stacklevel=6,
             )
         for plan, i in new:
             name = _name(plan.group, i)

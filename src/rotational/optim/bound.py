@@ -44,7 +44,7 @@ class Options:
         self._given = [group.get(name) for name in names]
         self._values = list(map(_value, self._given))
         self._neurons = _value(group.get("neurons"))
-        # Of numbers and names it is enough that they are the same objects.
+        # Numbers and names are compared as they are.
         self._plain = all(map(is_, self._given, self._values))
 
     def hold(self, group: Group) -> bool:
@@ -52,7 +52,7 @@ class Options:
         neurons, given = group.get("neurons"), list(map(group.get, self._names))
         if (None if neurons is None else tuple(neurons)) != self._neurons:
             return False
-        return (self._plain and all(map(is_, given, self._given))) or list(map(_value, given)) == self._values
+        return (self._plain and given == self._given) or list(map(_value, given)) == self._values
 
 
 def _value(option: Any) -> Any:
