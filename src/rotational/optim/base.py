@@ -22,7 +22,7 @@ from rotational.kernels.look import Given
 from rotational.neurons import Neurons
 from rotational.optim import around, checkpoint, fits
 from rotational.optim.bound import Bound, Group, Options, told
-from rotational.optim.measuring import NONE, Asked, Copies, Tables, compare, copies, earlier, leave, tables_for
+from rotational.optim.measuring import NONE, Asked, Copies, Tables, compare, earlier, leave, parted, tables_for
 from rotational.optim.seen import Seen
 from rotational.optim.turning import center_, lengths, noted, units_of
 from rotational.optim.works import Plan, Works
@@ -304,7 +304,7 @@ class RotationalOptimizer(Optimizer):
         for plan, i in new:
             state: dict[str, Any] = self.state.get(plan.group["params"][i], {})
             plan.bound.check(i, state, cast("Tensor", plan.grads[i]), call, _name(plan.group, i))
-        copied = copies(asked, [plan.group["params"][i] for plan, i in new])
+        asked, copied = parted(asked, [plan.group["params"][i] for plan, i in new])
         empty: list[str] = []
         for plan, i in new:
             p, units = plan.group["params"][i], plan.bound.units[i]
@@ -329,8 +329,7 @@ class RotationalOptimizer(Optimizer):
         for plan, i in new:
             name = _name(plan.group, i)
             plan.bound.take_in(i, self.state[plan.group["params"][i]], type(self).__name__, name)
-        compared = {id(p) for p, *_ in copied}
-        return {key: one for key, one in asked.items() if key not in compared} if copied else asked, copied
+        return asked, copied
 
     # Checkpoints ------------------------------------------------------------------------------------------
 

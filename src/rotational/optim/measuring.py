@@ -81,15 +81,19 @@ def tables_for(
     return tables
 
 
-def copies(asked: Asked, anew: Iterable[Tensor]) -> Copies:
-    """Copies of what was asked for of these parameters, which are others than when it was: no rung may write it down.
+def parted(asked: Asked, anew: Iterable[Tensor]) -> tuple[Asked, Copies]:
+    """What the rungs may write down, and copies of these parameters where something was asked for of them.
 
-    Raises ValueError where a table is not one of their neurons any more.
+    They are others than when it was. Raises ValueError where a table is not one of their neurons any more.
     """
-    found = [(p, *asked[id(p)]) for p in anew if id(p) in asked]
+    apart = {id(p): p for p in anew if id(p) in asked}
+    if not apart:
+        return asked, []
+    found = [(p, *asked[key]) for key, p in apart.items()]
     for p, units, table in found:
         check_table(table, units.count(p.shape))
-    return [(p, units, table, p.detach().clone()) for p, units, table in found]
+    copies = [(p, units, table, p.detach().clone()) for p, units, table in found]
+    return {key: one for key, one in asked.items() if key not in apart}, copies
 
 
 def leave(asked: Asked, params: Iterable[Tensor]) -> None:
