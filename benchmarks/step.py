@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from machine import machine
-from rivals import BASE, CONTENDERS, Gradients, MissingError, Step
+from rivals import BASE, CONTENDERS, SAME, Gradients, MissingError, Step, measuring
 from shapes import SHAPES
 
 EVERYWHERE = ("torch AdamW fused", "rotational AdamW")
@@ -58,8 +58,12 @@ def one(shapes: str, names: list[str], rounds: int) -> dict[str, Any]:
     missing: dict[str, str] = {}
     for name in names:
         try:
-            gradients = Gradients(SHAPES[shapes])
-            step = CONTENDERS[name](gradients.params, SHAPES[shapes])
+            if SAME.get(name) in steps:
+                gradients, step = steps[SAME[name]]
+                step = measuring(step, gradients.params, SHAPES[shapes])
+            else:
+                gradients = Gradients(SHAPES[shapes])
+                step = CONTENDERS[name](gradients.params, SHAPES[shapes])
             timed(gradients, step, 3)  # makes the state, and what is kept from step to step
             steps[name] = gradients, step
         except MissingError as reason:

@@ -68,6 +68,29 @@ def test_measuring_is_compared_with_the_same_step_and_what_is_missing_is_said(be
     assert sum("on a GPU" in line and line.endswith("| not measured |") for line in lines) == 3
 
 
+def test_measuring_is_on_and_off_in_one_optimizer(benchmarks, monkeypatch):
+    step, names = benchmarks["step"], ["rotational AdamW", "rotational AdamW, measuring"]
+    made = []
+    monkeypatch.setattr(
+        step, "Gradients", lambda weights: made.append(benchmarks["rivals"].Gradients(weights)) or made[-1]
+    )
+    monkeypatch.setitem(step.SHAPES, "one layer", benchmarks["shapes"].rows((4, 8)))
+    found = step.one("one layer", names, 1)
+    assert [*found["seconds"]] == names
+    assert len(made) == 1
+    step.one("one layer", names[1:], 1)  # by itself it has one of its own
+    assert len(made) == 2
+
+    stepped = benchmarks["rivals"].ours("AdamW")(made[0].params, benchmarks["shapes"].rows((4, 8)))
+    measured, optimizer = (
+        benchmarks["rivals"].measuring(stepped, made[0].params, step.SHAPES["one layer"]),
+        stepped.__self__,
+    )
+    for count in (1, 2, 3):
+        measured()
+        assert [int(state["step"]) for state in optimizer.state.values()] == [count]
+
+
 def test_a_step_on_a_gpu_is_met_by_its_ratio_and_its_moonshot_by_its_bandwidth_too(benchmarks):
     step = {name: [1.0] for name in ("torch AdamW fused", "rotational AdamW")}
     run = {"results": {"gpt2-30m": {"processes": [{"seconds": step}] * 5}}}

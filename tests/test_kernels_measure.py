@@ -206,6 +206,48 @@ def test_a_table_that_two_hold_is_filled_once():
     assert torch.equal(first[p], kept)
 
 
+def test_what_two_hold_is_given_back_to_neither():
+    p, q, opt, _ = two_measured()
+    first, second = opt.measure({p: ROWS}), opt.measure({p: ROWS, q: ROWS})
+    opt.step()
+    kept = first[p].clone()
+    for tables in (second, first):
+        assert opt.measure(out=tables) is not tables
+        opt.step()
+    assert torch.equal(first[p], kept)
+
+
+def test_tables_are_not_given_back_when_more_or_less_can_be_measured():
+    p, q = linear(), linear()
+    opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1)
+    gradient, q.grad = q.grad, None
+    opt.step()
+    tables = opt.measure({p: ROWS, q: ROWS})
+    assert list(tables) == [p]
+    q.grad = gradient
+    opt.step()
+    more = opt.measure(out=tables)
+    assert list(more) == [p, q]
+    opt.param_groups[0]["fused"] = False
+    opt.step()
+    assert opt.measure(out=more) == {}
+    opt.param_groups[0]["fused"] = None
+    opt.step()
+    again = opt.measure(out=more)
+    opt.step()
+    assert list(again) == [p, q]
+    p.grad = q.grad = None
+    opt.param_groups[0]["maximize"] = True  # all is to be made anew, and is not yet
+    opt.step()
+    assert opt.measure(out=again) == {}
+    p.grad = q.grad = gradient
+    opt.step()
+    again = opt.measure(out=again)
+    opt.step()
+    opt.load_state_dict(opt.state_dict())
+    assert opt.measure(out=again) == {}
+
+
 def test_tables_of_another_state_are_not_taken():
     p, q = linear(), linear()
     opt = rotational.AdamW([p, q], lr=1e-2, weight_decay=0.1, fused="native")
@@ -226,6 +268,18 @@ def test_tables_whose_memory_moves_are_followed():
     assert opt.measure({p: ROWS, q: ROWS}, out=tables) is tables
     opt.step()
     assert not any(table.isnan().any() for table in tables.values())
+
+
+def test_each_memory_of_tables_is_followed():
+    p, q, opt, tables = two_measured()
+    tables[q].data = torch.empty(4, len(q))
+    for moved in (p, q):  # the first has both looked at anew, and from then on they are two
+        tables[moved].share_memory_()
+        for table in tables.values():
+            table.fill_(math.nan)
+        assert opt.measure(out=tables) is tables
+        opt.step()
+        assert not any(table.isnan().any() for table in tables.values())
 
 
 @pytest.mark.parametrize("rung", MEASURING)

@@ -6,7 +6,7 @@ addresses of gradients are new each time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -46,7 +46,6 @@ JOB = np.dtype(
 )
 KINDS: dict[type, int] = {Raw: 0, Rms: 1, Sign: 2}
 STORED = {torch.float32: 1, torch.bfloat16: 2}
-_PLACE = torch.UntypedStorage.data_ptr
 
 
 def available() -> str | None:
@@ -164,8 +163,7 @@ class Table:
         self._measured = [start + j for start, work in zip(starts, works, strict=False) for j in work.measured]
         self._told: list[tuple[Work, float, float, float]] = []
         self._into: list[Mapping[int, tuple[Neurons, Tensor]]] = []
-        self._storages: list[torch.UntypedStorage] = []
-        self._at: list[int] = []
+        self._at: list[tuple[Callable[[], int], int]] = []
         self._fresh = [part for work in works for part in work.parts] if self.jobs["fresh"].any() else []
 
     def fill(self, works: Sequence[Work]) -> None:
@@ -177,8 +175,10 @@ class Table:
         if self._fresh:  # they may have taken their first step by another table
             self.jobs["fresh"] = [part.fresh for part in self._fresh]
             self._fresh = self._fresh if self.jobs["fresh"].any() else []
-        if self._storages and [*map(_PLACE, self._storages)] != self._at:
-            self.point(self._into)
+        for place, known in self._at:
+            if place() != known:
+                self.point(self._into)
+                break
 
     def point(self, measured: list[Mapping[int, tuple[Neurons, Tensor]]]) -> None:
         """Where to write down what is measured: where its tables lie now, whatever memory they are given later.
@@ -189,8 +189,8 @@ class Table:
         for out, job in zip(outs, self.jobs[self._measured], strict=True):
             check_table(out, int(job["outer"] * job["lanes"]))
         self.jobs["out"][self._measured] = [out.data_ptr() for out in outs]
-        self._storages = [*{x.data_ptr(): x for x in map(Tensor.untyped_storage, outs)}.values()]
-        self._into, self._at = measured, [*map(_PLACE, self._storages)]
+        storages = {x.data_ptr(): x for x in map(Tensor.untyped_storage, outs)}
+        self._into, self._at = measured, [(x.data_ptr, known) for known, x in storages.items()]
 
     def gradients(self, works: Sequence[Work]) -> list[Tensor | None]:
         """Write down where the gradients of this step lie: autograd's own as their weights do; others are copied."""

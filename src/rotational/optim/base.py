@@ -63,6 +63,7 @@ class RotationalOptimizer(Optimizer):
         self._bounds: list[Bound | None] = []
         self._kernels, self._seen, self._works = Kernels(), Seen(), Works()
         self._asked: Tables | None = None
+        self._lasting: Tables | None = None  # those made last, while new ones would be just like them
         self._read = sorted(defaults.keys() - {"lr", "weight_decay", "rotation"})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -234,15 +235,16 @@ class RotationalOptimizer(Optimizer):
         """
         if neurons is None:
             again = earlier(out)
-            if self._asked is None and again.serve([bound and bound.found for bound in self._bounds]):
+            if again is self._lasting and self._asked is None:
                 self._asked = again
                 return again
             neurons = again.neurons
         else:
             again = None if out is None else earlier(out)
         found = [bound.measured(neurons) for bound in self._bounds if bound is not None]
-        self._asked = tables_for(neurons, found, self._asked, again)
-        return self._asked
+        self._asked = tables = tables_for(neurons, found, self._asked, again)
+        self._lasting = tables if tables.found is not None else None
+        return tables
 
     def _gradients(self, index: int, group: Group) -> Given:
         """The gradients of a group, all of which a step can be taken with."""
@@ -276,7 +278,7 @@ class RotationalOptimizer(Optimizer):
                     f"{call}.rule: the step divides after it remembers, by the mean square; {rule.name} does not. Name "
                     "a rule such as rotational.rules.adamw()."
                 )
-            options = Options(group, self._read)
+            self._lasting, options = None, Options(group, self._read)
             bound = self._bounds[index] = Bound(group, options, rule, control, self._units(group), self.memory_key)
         elif bound.control.rate is not group["rotation"]:
             bound.control = self._control(group)  # of another schedule, or of the next number in it
@@ -299,7 +301,7 @@ class RotationalOptimizer(Optimizer):
         new = [(plan, i) for plan in plans for i in plan.bound.outdated(plan.grads, self.state, same)]
         if not new:
             return asked, []
-        call = f"{type(self).__name__}.step"
+        call, self._lasting = f"{type(self).__name__}.step", None
         self._apart(call)
         for plan, i in new:
             state: dict[str, Any] = self.state.get(plan.group["params"][i], {})
