@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import weakref
 
 import pytest
 import torch
@@ -70,10 +72,7 @@ def test_tables_say_what_became_of_the_weights_whatever_changes(change, when, ro
     before = p.detach().double()
     opt.step()
     after = p.detach().double()
-    change = ROWS.change(before, after)
-    seen = [change.angle, ROWS.norm(after), change.update]
-    assert_same(table[:3].double(), torch.cat(seen, dim=1).T, 2e-4)
-    assert_same(2 + table[3].double(), 2 + change.radial[:, 0], 2e-5)
+    assert_table(table, before, after)
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -217,3 +216,137 @@ def test_the_kernel_that_was_foreseen_is_said_until_there_is_a_gradient():
     opt = rotational.AdamW([p], weight_decay=0.1)
     opt.step()
     assert opt.param_groups[0]["kernel"] == "native"
+
+
+@pytest.mark.parametrize("rotational_", [True, False], ids=["turning", "plain"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_a_closure_asks_for_is_measured_by_the_next_step_whatever_changes(change, rotational_):
+    p = linear(8, 8)
+    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1, rotational=rotational_)
+    opt.step()
+    opt.step()
+    tables = {}
+    change(opt, p)  # unseen until the step that calls the closure
+    opt.step(lambda: tables.update(opt.measure({p: ROWS})))
+    tables[p].fill_(math.nan)
+    before = p.detach().double()
+    opt.step()
+    assert_table(tables[p], before, p.detach().double())
+
+
+def assert_table(table, before, after):
+    change = ROWS.change(before, after)
+    assert_same(table[:3].double(), torch.cat([change.angle, ROWS.norm(after), change.update], dim=1).T, 2e-4)
+    assert_same(2 + table[3].double(), 2 + change.radial[:, 0], 2e-5)
+
+
+def test_state_may_be_loaded_between_what_is_asked_and_the_step():
+    p = linear(8, 8)
+    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1)
+    opt.step()
+    (table,) = opt.measure({p: ROWS}).values()
+    opt.load_state_dict(opt.state_dict())
+    before = p.detach().double()
+    opt.step()
+    assert_table(table, before, p.detach().double())
+    opt.measure({p: ROWS})
+    copy.deepcopy(opt).step()  # it was asked for nothing, and has no table
+
+
+def two_groups(**given):
+    """Two parameters in groups of their own, after two steps."""
+    p, q = linear(6, 6), linear(6, 6)
+    groups = [{"params": [w], "neurons": [ROWS]} for w in (p, q)]
+    opt = rotational.AdamW(groups, lr=1e-2, weight_decay=0.1, **given)
+    opt.step()
+    opt.step()
+    return p, q, opt
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_group_that_takes_the_place_of_another_is_measured_as_it_is(change):
+    p, q, opt = two_groups()
+    del opt.param_groups[0]
+    opt.step()
+    CHANGES[change](opt, q)
+    opt.step()
+    before, tables = q.detach().double(), opt.measure({p: ROWS, q: ROWS})
+    assert list(tables) == ([q] if change in ("nothing", "rotational=False", "begun anew") else [])
+    opt.step()
+    for table in tables.values():
+        assert_table(table, before, q.detach().double())
+
+
+def test_what_has_left_is_asked_for_in_vain_and_forgotten():
+    p, q, opt = two_groups()
+    tables = opt.measure({p: ROWS, q: ROWS})
+    opt.step()
+    gone = weakref.ref(opt.state[q]["exp_avg"])
+    del opt.param_groups[1], opt.state[q]
+    opt.step()
+    assert list(opt.measure(out=tables)) == [p]
+    opt.step()
+    assert gone() is None
+    other = linear(6, 6)
+    kept, other.grad = other.grad, None
+    tables = opt.measure({p: ROWS, other: ROWS})
+    opt.param_groups[0]["params"][0] = other  # without a gradient, so that no step of it is new
+    opt.step()
+    assert tables[p].isnan().all()
+    other.grad = kept
+    opt.step()
+    assert list(opt.measure(out=tables)) == [other]
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (3, 8)])
+def test_a_table_of_fewer_neurons_than_there_are_is_refused_before_anything_moves(shape):
+    p, q, opt = two_groups()
+    tables = opt.measure({p: ROWS, q: ROWS})
+    q.grad, q.data = None, torch.randn(shape)
+    tables[q].zero_()
+    before, kept = p.detach().clone(), tables[q].clone()
+    with pytest.raises(ValueError, match=rf"expected \[4, {shape[0]}\] float32"):
+        opt.step()
+    assert torch.equal(p, before)
+    assert torch.equal(tables[q], kept)
+
+
+@pytest.mark.parametrize("other", [lambda w: w.double(), lambda w: torch.stack((w, w), dim=-1)[..., 0]])
+def test_weights_without_a_gradient_may_become_others_while_the_rest_is_measured(other):
+    p, q, opt = two_groups()
+    q.grad, q.data = None, other(q.data)
+    opt.step()
+    tables, before = opt.measure({p: ROWS, q: ROWS}), p.detach().double()
+    assert list(tables) == [p]
+    opt.step()
+    assert_table(tables[p], before, p.detach().double())
+
+
+def test_what_a_rung_cannot_take_is_refused_before_any_weight_is_centred():
+    p, q = (nn.Parameter(torch.randn(4, 5, dtype=dtype)) for dtype in (torch.float32, torch.float64))
+    group = {"params": [p], "neurons": [ROWS], "fused": "native"}
+    opt = rotational.AdamW([group], lr=1e-2, weight_decay=0.1, center=False)
+    for w in (p, q):
+        w.grad = torch.randn_like(w)
+    opt.param_groups[0].update(params=[p, q], neurons=[ROWS, ROWS], center=True)
+    before = p.detach().clone()
+    with pytest.raises(ValueError, match="float64 weights"):
+        opt.step()
+    assert torch.equal(p, before)
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_weights_of_more_precision_than_their_lengths_are_refused_until_the_state_is_loaded(fused):
+    p = linear(4, 5)
+    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1, fused=fused)
+    opt.step()
+    p.grad, p.data = None, p.data.double()
+    p.grad = torch.randn_like(p)
+    before = p.detach().clone()
+    with pytest.raises(ValueError, match=r"norm of .* is torch.float32, and its weights have become torch.float64"):
+        opt.step()
+    assert torch.equal(p, before)
+    assert opt.state[p]["step"] == 1
+    opt.load_state_dict(opt.state_dict())
+    opt.step()
+    assert opt.state[p]["norm"].dtype is torch.float64

@@ -165,9 +165,9 @@ def check_table(out: Tensor, count: int) -> None:
     short = out.untyped_storage().nbytes() < 4 * (out.storage_offset() + 4 * count)
     if out.dtype is not torch.float32 or out.shape != (4, count) or not out.is_contiguous() or short:
         raise ValueError(
-            f"step: a table of measure() has become {list(out.shape)} {str(out.dtype).removeprefix('torch.')} since it "
-            f"was made, of strides {list(out.stride())}; expected [4, {count}] float32, row by row. Leave it as it is, "
-            "or call measure() without out= for new ones."
+            f"step: a table of measure() is {list(out.shape)} {str(out.dtype).removeprefix('torch.')} of strides "
+            f"{list(out.stride())}; expected [4, {count}] float32, row by row. It, or the weights, have become others "
+            "since it was made: call measure() without out= for new ones."
         )
 
 

@@ -19,10 +19,11 @@ from torch.optim import Optimizer
 from rotational.control import Control
 from rotational.kernels.choose import RUNGS, Kernels
 from rotational.kernels.look import Given
+from rotational.kernels.work import identical
 from rotational.neurons import Neurons
 from rotational.optim import around, checkpoint, fits
 from rotational.optim.bound import Bound, Group, Options, told
-from rotational.optim.measuring import NONE, Asked, Copies, Tables, compare, earlier, leave, parted, tables_for
+from rotational.optim.measuring import NONE, Asked, Copies, Tables, compare, earlier, parted, tables_for
 from rotational.optim.seen import Seen
 from rotational.optim.turning import center_, lengths, noted, units_of
 from rotational.optim.works import Plan, Works
@@ -62,8 +63,10 @@ class RotationalOptimizer(Optimizer):
         """Forget what was worked out for earlier steps: the state may have become another."""
         self._bounds: list[Bound | None] = []
         self._kernels, self._seen, self._works = Kernels(), Seen(), Works()
-        self._asked: Tables | None = None
-        self._lasting: Tables | None = None  # those made last, while new ones would be just like them
+        self._params: list[Tensor] = []
+        self._epoch = object()  # another one as soon as a step could measure more or less than before
+        # What the next step is to measure: it does so whatever state is loaded before.
+        self._asked: Tables | None = vars(self).get("_asked")
         self._read = sorted(defaults.keys() - {"lr", "weight_decay", "rotation"})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -172,8 +175,7 @@ class RotationalOptimizer(Optimizer):
         return self._take(closure)
 
     def _take(self, closure: Callable[[], Any] | None) -> Any:
-        # Of this step alone, even if it is refused.
-        asked, self._asked = NONE if self._asked is None else self._asked.asked, None
+        tables, self._asked = self._asked, None  # of this step alone, even if it is refused
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -181,18 +183,18 @@ class RotationalOptimizer(Optimizer):
         tracked = torch.is_grad_enabled()
         around.track(False)
         try:
-            self._advance(asked)
+            self._advance(tables)
         finally:
             around.track(tracked)
         return loss
 
-    def _advance(self, asked: Asked) -> None:
-        """The step of all groups, of which this is to be measured."""
+    def _advance(self, tables: Tables | None) -> None:
+        """The step of all groups, which is to fill these tables."""
         same = self._seen.same(self.param_groups, self.state)
+        if not same:
+            self._count_anew()
         plans = [self._plan(i, group, self._gradients(i, group), same) for i, group in enumerate(self.param_groups)]
-        asked, copied = self._hold(plans, same, asked)
-        if asked and not same:
-            leave(asked, chain.from_iterable(group["params"] for group in self.param_groups))
+        asked, copied = self._hold(plans, same, tables)
         try:
             self._kernels.step(self._works.of(plans, asked))
         finally:
@@ -203,6 +205,13 @@ class RotationalOptimizer(Optimizer):
             plan.bound.settle(plan.grads)
             plan.group["steps"] = plan.group.get("steps", 0) + 1
             plan.group["held"] = plan.rotation if plan.turning and isinstance(plan.rotation, float) else None
+
+    def _count_anew(self) -> None:
+        """Which parameters there are, where something is another than before."""
+        del self._bounds[len(self.param_groups) :]  # of groups that were removed
+        params = [*chain.from_iterable(group["params"] for group in self.param_groups)]
+        if not identical(params, self._params):
+            self._params, self._epoch = params, object()
 
     def measure(
         self, neurons: Mapping[Tensor, Neurons] | None = None, out: Mapping[Tensor, Tensor] | None = None
@@ -235,16 +244,17 @@ class RotationalOptimizer(Optimizer):
         """
         if neurons is None:
             again = earlier(out)
-            if again is self._lasting and self._asked is None:
-                self._asked = again
-                return again
             neurons = again.neurons
         else:
             again = None if out is None else earlier(out)
-        found = [bound.measured(neurons) for bound in self._bounds if bound is not None]
-        self._asked = tables = tables_for(neurons, found, self._asked, again)
-        self._lasting = tables if tables.found is not None else None
-        return tables
+        if again is not None and self._asked is None and again.serve(neurons, self._epoch):
+            self._asked = again
+            return again
+        # Of a group that was removed, or has taken the place of another, nothing is known.
+        bounds = zip(self._bounds, self.param_groups, strict=False)
+        found = [bound.measured(neurons) for bound, group in bounds if bound is not None and bound.group is group]
+        self._asked = tables_for(neurons, found, self._asked, self._epoch)
+        return self._asked
 
     def _gradients(self, index: int, group: Group) -> Given:
         """The gradients of a group, all of which a step can be taken with."""
@@ -278,7 +288,7 @@ class RotationalOptimizer(Optimizer):
                     f"{call}.rule: the step divides after it remembers, by the mean square; {rule.name} does not. Name "
                     "a rule such as rotational.rules.adamw()."
                 )
-            self._lasting, options = None, Options(group, self._read)
+            self._epoch, options = object(), Options(group, self._read)
             bound = self._bounds[index] = Bound(group, options, rule, control, self._units(group), self.memory_key)
         elif bound.control.rate is not group["rotation"]:
             bound.control = self._control(group)  # of another schedule, or of the next number in it
@@ -292,21 +302,27 @@ class RotationalOptimizer(Optimizer):
         rotation = bound.control.rotation(bound.rule, lr, weight_decay, group.get("steps", 0)) if turning else 0.0
         return Plan(group, bound, lr, weight_decay, rotation, turning, *given)
 
-    def _hold(self, plans: Sequence[Plan], same: bool, asked: Asked) -> tuple[Asked, Copies]:
+    def _hold(self, plans: Sequence[Plan], same: bool, tables: Tables | None) -> tuple[Asked, Copies]:
         """Bring the state up to date: loaded or re-made weights count as they are then.
 
         The length of every neuron is noted at its first step. Returns what the rungs are to measure, of what was asked
         for, and what else of it is to be measured by comparing.
         """
         new = [(plan, i) for plan in plans for i in plan.bound.outdated(plan.grads, self.state, same)]
-        if not new:
+        asked = NONE if tables is None else tables.asked
+        if new:
+            self._epoch = object()
+        elif tables is None or tables.epoch is self._epoch:
             return asked, []
-        call, self._lasting = f"{type(self).__name__}.step", None
-        self._apart(call)
+        call = f"{type(self).__name__}.step"
+        if new:
+            self._apart(call)
         for plan, i in new:
             state: dict[str, Any] = self.state.get(plan.group["params"][i], {})
             plan.bound.check(i, state, cast("Tensor", plan.grads[i]), call, _name(plan.group, i))
-        asked, copied = parted(asked, [plan.group["params"][i] for plan, i in new])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        others = chain.from_iterable(plan.bound.unmeasured(asked) for plan in plans)
+        asked, copied = parted(asked, params, [*(plan.group["params"][i] for plan, i in new), *others])
         empty: list[str] = []
         for plan, i in new:
             p, units = plan.group["params"][i], plan.bound.units[i]

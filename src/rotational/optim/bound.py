@@ -100,8 +100,6 @@ class Bound:
         self._rungs: list[tuple[str, str]] = [("", "")] * len(units)
         self._waiting: list[int] | None = None  # those without a part, when nothing else was outdated
         self._shares: dict[str, tuple[list[int], list[Part]]] | None = None
-        self.found: Found | None = None  # what can be measured of what was asked for last, until something changes
-        self._neurons: list[Any] = []  # which was this
         self._asked: dict[str, tuple[Asked, Asked]] = {}  # by rung: what was asked for, and what that is of its parts
         self._memory_key = memory_key
         moments = [(memory_key, rule.memory.old != 0), ("exp_avg_sq", isinstance(rule.scale, Rms))]
@@ -130,6 +128,9 @@ class Bound:
         if same and self._waiting is not None and all(grads[i] is None for i in self._waiting):
             return []
         old = [i for i, part in enumerate(self._parts) if not (part and self._lasts(i, part, states))]
+        for i in old:
+            if self._parts[i] is not None and grads[i] is None:  # nobody needs it now, and it is of other memory
+                self._parts[i], self._shares, self._asked = None, None, {}
         self._waiting = None if any(self._parts[i] for i in old) else old
         return [i for i in old if grads[i] is not None]
 
@@ -146,6 +147,7 @@ class Bound:
         fits.check_gradient(call, name, p, g)
         if units is not None and noted(state, units, p.shape):
             fits.check_lengths(call, name, p, state)
+        choose(call, name, self._foreseen(i, state), self.group["fused"], self.group["foreach"])
 
     def take_in(self, i: int, state: dict[str, Any], call: str, name: str) -> None:
         """Make what is missing of the state of parameter i, and decide how its step is taken."""
@@ -184,19 +186,24 @@ class Bound:
         self._parts[i] = part
         self._made_of[i] = [p, *map(state.get, self._keys)]
         self._places[i] = _places(self._made_of[i])
-        self._shares = self.found = None
-        self._asked = {}
+        self._shares, self._asked = None, {}
 
     def foresee(self, call: str, names: Sequence[str]) -> None:
         """Say what will take the steps; raises ValueError where `fused` demands what is not to be had."""
-        rungs: list[tuple[str, str]] = []
-        for p, units, name in zip(self.group["params"], self.units, names, strict=True):
-            w = own(p) if _apart(p, units) else p
-            like: Any = _Like(w, self.group["moment_dtype"] or w.dtype)
-            m, v = (like if key in self._moments else None for key in (self._memory_key, "exp_avg_sq"))
-            part = Part(w, m, v, fits.counter(0, w.device), False, units, None, None, None)
-            rungs.append(choose(call, name, part, self.group["fused"], self.group["foreach"]))
-        self._say(rungs)
+        fused, foreach = self.group["fused"], self.group["foreach"]
+        self._say([choose(call, name, self._foreseen(i, {}), fused, foreach) for i, name in enumerate(names)])
+
+    def _foreseen(self, i: int, state: Mapping[str, Any]) -> Part:
+        """What the part of parameter i will be like, with this state; what is missing of it takes no memory yet."""
+        p, units = self.group["params"][i], self.units[i]
+        here: Callable[[Any], Any] = own if _apart(p, units) else lambda x: x
+        w = here(p)
+        like: Any = _Like(w, self.group["moment_dtype"] or w.dtype)
+        moments = {key: here(state[key]) if state.get(key) is not None else like for key in self._moments}
+        m, v = moments.get(self._memory_key), moments.get("exp_avg_sq")
+        held = state if units is not None and noted(state, units, p.shape) else {}
+        norm, rms = here(held.get("norm")), here(held.get("update_rms"))
+        return Part(w, m, v, fits.counter(0, w.device), False, units, norm, rms, None)
 
     def _say(self, rungs: Sequence[tuple[str, str]]) -> None:
         """Write into the group which rungs take its steps, and why where a better one does not."""
@@ -239,19 +246,23 @@ class Bound:
             if (part := self._parts[i]) is not None:
                 part.fresh = False
 
+    def _measures(self, i: int, neurons: Neurons | None) -> bool:
+        """Whether the step of parameter i can write down how these neurons change."""
+        p, part = self.group["params"][i], self._parts[i]
+        if neurons is None or part is None or part.w is not p or not p.numel():
+            return False
+        return measures(self._rungs[i][0], part, neurons)
+
     def measured(self, neurons: Mapping[Tensor, Neurons]) -> Found:
-        """Parameters whose step can write down how these neurons change; the same list until something changes."""
-        given = [*neurons, *neurons.values()]
-        if self.found is None or not identical(given, self._neurons):
-            self.found, self._neurons = [], given
-            # There may be more parameters by now, or others.
-            for i, (p, part) in enumerate(zip(self.group["params"], self._parts, strict=False)):
-                units = neurons.get(p)
-                if units is None or part is None or part.w is not p or not p.numel():
-                    continue
-                if measures(self._rungs[i][0], part, units):
-                    self.found.append((p, units, units.count(p.shape)))
-        return self.found
+        """Parameters whose step can write down how these neurons change."""
+        # There may be more parameters by now, or others.
+        params = enumerate(self.group["params"][: len(self._parts)])
+        return [(p, neurons[p], neurons[p].count(p.shape)) for i, p in params if self._measures(i, neurons.get(p))]
+
+    def unmeasured(self, asked: Asked) -> list[Tensor]:
+        """Parameters of which this was asked for when their steps could write it down, which now they cannot."""
+        params = [(i, p) for i, p in enumerate(self.group["params"]) if self._parts[i] is not None and id(p) in asked]
+        return [p for i, p in params if not self._measures(i, asked[id(p)][0])]
 
     def asked(self, rung: str, asked: Asked, grads: Sequence[Tensor | None], complete: bool) -> Asked:
         """What was asked for of the parts that a rung has, by their numbers.

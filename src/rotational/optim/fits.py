@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rotational.kernels.work import own, sharded, span
+from rotational.kernels.work import own, sharded, span, wide
 
 # torch names its tensors of nothing but zeros with an underscore only.
 # pyright: reportPrivateUsage=false
@@ -57,6 +57,11 @@ def check_lengths(call: str, name: str, p: Tensor, state: Mapping[str, Any]) -> 
         if x.device != p.device or not x.is_floating_point():
             raise ValueError(
                 f"{call}: the {key} of {name} is {x.dtype} on {x.device}; expected numbers on {p.device}. {RESUME}"
+            )
+        if torch.promote_types(x.dtype, wide(p.dtype)) is not x.dtype:
+            raise ValueError(
+                f"{call}: the {key} of {name} is {x.dtype}, and its weights have become {p.dtype}: call "
+                "opt.load_state_dict(opt.state_dict()), which brings the state to their precision."
             )
         _held(call, name, key, x)
 

@@ -29,18 +29,22 @@ Copies = list[tuple[Tensor, Neurons, Tensor, Tensor]]
 class Tables(dict[Tensor, Tensor]):
     """The tables of some parameters, [4, neurons] each, for whoever asked for these `neurons` (a mapping of our own).
 
-    `asked` is all that the step is to measure with them, and `found` what they were made for: None where others hold
-    them too.
+    asked    all that the step is to measure with them
+    epoch    of the optimizer when they were made: another object as soon as its steps could measure more or less
+    shared   whether others hold some of them too
     """
 
-    def __init__(self, neurons: Mapping[Tensor, Neurons], asked: Asked) -> None:
+    def __init__(self, neurons: Mapping[Tensor, Neurons], asked: Asked, epoch: object) -> None:
         super().__init__()
-        self.neurons, self.asked = neurons, asked
-        self.found: Sequence[Found] | None = None
+        self.neurons, self.asked, self.epoch = neurons, asked, epoch
+        self.shared = False
 
-    def serve(self, found: Sequence[Found | None]) -> bool:
-        """Whether new ones would be just like these."""
-        return self.found is not None and identical(found, self.found)
+    def serve(self, neurons: Mapping[Tensor, Neurons], epoch: object) -> bool:
+        """Whether new ones for these neurons would be just like them."""
+        if self.shared or self.epoch is not epoch:
+            return False
+        own = self.neurons
+        return neurons is own or identical([*neurons, *neurons.values()], [*own, *own.values()])
 
 
 def earlier(out: Any) -> Tables:
@@ -53,18 +57,15 @@ def earlier(out: Any) -> Tables:
 
 
 def tables_for(
-    neurons: Mapping[Tensor, Neurons], found: Sequence[Found], before: Tables | None, out: Tables | None
+    neurons: Mapping[Tensor, Neurons], found: Sequence[Found], before: Tables | None, epoch: object
 ) -> Tables:
-    """Tables for what was found of these neurons: `out`, if new ones would be like these, else new ones.
+    """Tables for what was found of these neurons.
 
-    `before` are those of whoever asked for the same step before. Where both ask for the same they see the same table,
-    which then belongs to neither.
+    `before` are those of whoever asked for the same step before. Where both ask for the same they see the same table.
     """
+    tables = Tables(dict(neurons), {} if before is None else dict(before.asked), epoch)
     if before is not None:
-        before.found = None
-    elif out is not None and out.serve(found):
-        return out
-    tables = Tables(dict(neurons), {} if before is None else dict(before.asked))
+        before.shared = tables.shared = True
     # On each device one stretch of memory, so that there is one to ask where it lies.
     lengths: dict[torch.device, int] = {}
     for p, _, count in chain.from_iterable(found):
@@ -76,30 +77,24 @@ def tables_for(
         known, table = tables.asked.setdefault(id(p), (units, table))
         if known is units or known == units:
             tables[p] = table
-    if before is None:
-        tables.found = found
     return tables
 
 
-def parted(asked: Asked, anew: Iterable[Tensor]) -> tuple[Asked, Copies]:
-    """What the rungs may write down, and copies of these parameters where something was asked for of them.
+def parted(asked: Asked, params: Iterable[Tensor], anew: Iterable[Tensor]) -> tuple[Asked, Copies]:
+    """What the rungs may write down, and copies of those, `anew`, that have become others since it was asked for.
 
-    They are others than when it was. Raises ValueError where a table is not one of their neurons any more.
+    The table of what is not among the parameters any more is filled with NaN. Raises ValueError where one is not of a
+    parameter's neurons any more.
     """
-    apart = {id(p): p for p in anew if id(p) in asked}
-    if not apart:
-        return asked, []
-    found = [(p, *asked[key]) for key, p in apart.items()]
-    for p, units, table in found:
+    there = {id(p): p for p in params if id(p) in asked}
+    for key, p in there.items():
+        units, table = asked[key]
         check_table(table, units.count(p.shape))
-    copies = [(p, units, table, p.detach().clone()) for p, units, table in found]
-    return {key: one for key, one in asked.items() if key not in apart}, copies
-
-
-def leave(asked: Asked, params: Iterable[Tensor]) -> None:
-    """Write NaN into the tables of what is not among these parameters any more."""
-    for key in asked.keys() - {id(p) for p in params}:
+    apart = {id(p): p for p in anew if id(p) in there}
+    copies = [(p, *asked[key], p.detach().clone()) for key, p in apart.items()]
+    for key in asked.keys() - there.keys():
         asked[key][1].fill_(math.nan)
+    return {key: asked[key] for key in there.keys() - apart.keys()}, copies
 
 
 def compare(found: Copies) -> None:
