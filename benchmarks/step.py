@@ -1,11 +1,13 @@
 """What a rotational step costs, beside torch's own and others': all step in turns in one process, several processes.
 
-    python benchmarks/step.py [--shapes gpt2-30m resnet20] [--only "rotational AdamW"] [--rounds 15] [--processes 5]
+    python benchmarks/step.py [--shapes gpt2-30m resnet20] [--only "rotational AdamW"] [--rounds 16] [--processes 5]
                               [--threads 2] [--json FILE]
 
 Times drift with whatever else a machine does, and by more from process to process. So every optimizer steps in every
 round, in alternating order; a process reports the median over its rounds of the ratio to the fused optimizer of torch,
-and what counts is the median over processes. Packages that are not installed are left out, with the reason.
+and what counts is the median over processes. A turn is ten milliseconds, and before it the caches are filled with
+something else, as a backward pass does: what somebody finds there of its own depends on nobody's place in the order.
+Packages that are not installed are left out, with the reason.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ from shapes import SHAPES
 EVERYWHERE = ("torch AdamW fused", "rotational AdamW")
 SLOW = ("torch AdamW for-loop", "torch AdamW compiled", "AdamP", "AdamW 8-bit")
 """Minutes for a process: they step in one of them only, and in every third round."""
+OF = ("seconds", "first", "last")
+"""Seconds of the steps of a turn, which are their mean, of its first and of its last."""
+ELSEWHERE = 1 << 25
+"""Numbers that are written before a turn: 128 MB, more than the caches of what is measured on hold."""
 
 
 def contenders(shapes: str, first: bool) -> list[str]:
@@ -50,7 +56,7 @@ def base(name: str) -> str:
 
 
 def one(shapes: str, names: list[str], rounds: int) -> dict[str, Any]:
-    """Seconds of every step of this process, by contender."""
+    """Seconds of a step in every turn of this process, by contender."""
     # As any forward pass does: until something large has been freed, glibc returns every temporary to the system, and
     # its page faults are what would be measured.
     torch.empty(1 << 22)
@@ -72,31 +78,34 @@ def one(shapes: str, names: list[str], rounds: int) -> dict[str, Any]:
             if name.startswith(("torch", "rotational", "plain", "copy")):
                 raise
             missing[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-    repeats = {name: max(1, round(0.01 / timed(*step, 2))) for name, step in steps.items()}
-    taken: dict[str, list[float]] = {name: [] for name in steps}
+    repeats = {name: max(1, round(0.02 / sum(timed(*step, 2)))) for name, step in steps.items()}
+    taken: dict[str, dict[str, list[float]]] = {of: {name: [] for name in steps} for of in OF}
+    elsewhere = torch.empty(ELSEWHERE)
     for i in range(rounds):
         for name in list(steps)[:: 1 if i % 2 else -1]:
+            turn = [float("nan")]
             if i % 3 == 0 or name not in SLOW:
-                taken[name].append(timed(*steps[name], repeats[name]))
-            else:
-                taken[name].append(float("nan"))
-    return {"seconds": taken, "missing": missing}
+                elsewhere.fill_(i)
+                turn = timed(*steps[name], repeats[name])
+            for of, seconds in zip(OF, (statistics.fmean(turn), turn[0], turn[-1]), strict=True):
+                taken[of][name].append(seconds)
+    return {**taken, "missing": missing}
 
 
-def timed(gradients: Gradients, step: Step, repeats: int) -> float:
-    """Seconds of one step, averaged over `repeats`; new gradients are not counted."""
-    taken = 0.0
+def timed(gradients: Gradients, step: Step, repeats: int) -> list[float]:
+    """Seconds of each of so many steps; new gradients are not counted."""
+    taken: list[float] = []
     for _ in range(repeats):
         gradients()
         start = time.perf_counter()
         step()
-        taken += time.perf_counter() - start
-    return taken / repeats
+        taken.append(time.perf_counter() - start)
+    return taken
 
 
-def ratio(process: dict[str, Any], name: str) -> float:
+def ratio(process: dict[str, Any], name: str, of: str = "seconds") -> float:
     """Median over rounds of the ratio within a round."""
-    pairs = zip(process["seconds"][name], process["seconds"][base(name)], strict=True)
+    pairs = zip(process[of][name], process[of][base(name)], strict=True)
     return statistics.median(a / b for a, b in pairs if a == a)
 
 
@@ -132,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=[s for s in SHAPES if s != "gpt2-124m"])
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="these, and what they are compared with")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="write the times of every round, and the machine, to this file")

@@ -36,9 +36,9 @@ DRAWN = (
 )
 
 
-def summary(processes: list[dict[str, Any]], name: str) -> tuple[float, float, float, float]:
+def summary(processes: list[dict[str, Any]], name: str, of: str = "seconds") -> tuple[float, float, float, float]:
     """Median, lowest and highest ratio over processes, and the median time in milliseconds."""
-    ratios = sorted(ratio(p, name) for p in processes if name in p["seconds"])
+    ratios = sorted(ratio(p, name, of) for p in processes if name in p["seconds"])
     ms = statistics.median(1e3 * s for p in processes for s in p["seconds"].get(name, ()) if s == s)
     return statistics.median(ratios), ratios[0], ratios[-1], ms
 
@@ -52,14 +52,15 @@ def steps(record: dict[str, Any]) -> list[str]:
             f"**{shapes}**: {result['tensors']} tensors, {result['weights'] / 1e6:.2f}M weights, "
             f"{len(processes)} processes",
             "",
-            "| what steps | ms | ratio | range over processes | to |",
-            "|---|---|---|---|---|",
+            "| what steps | ms | ratio | range over processes | first, last of a turn | to |",
+            "|---|---|---|---|---|---|",
         ]
         for name in processes[0]["seconds"]:
             middle, low, high, ms = summary(processes, name)
             many = sum(name in p["seconds"] for p in processes) > 1
             spread = f"{low:.2f} to {high:.2f}" if many else "one process"
-            made.append(f"| {name} | {_short(ms)} | {middle:.2f} | {spread} | {base(name)} |")
+            ends = ", ".join(f"{summary(processes, name, of)[0]:.2f}" for of in ("first", "last"))
+            made.append(f"| {name} | {_short(ms)} | {middle:.2f} | {spread} | {ends} | {base(name)} |")
         made += ["", *(f"{name} was left out: {why}." for name, why in processes[0]["missing"].items()), ""]
     return made
 
