@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARY = Path(__file__).with_name("_native.so")
-ABI = 9
+ABI = 10
 """Of c/table.h; a library of another number was built from other sources."""
 
 

@@ -59,10 +59,10 @@ class Numba(Native):
 class _Plan(Table):
     """The tables of the C library, with its tasks in the order in which threads have to meet."""
 
-    run_share = SHARE  # what its scratch holds
+    run_share, most_kept = SHARE, 0  # what its scratch holds
 
     def __init__(self, works: Sequence[Work], scratch: list[np.ndarray]) -> None:
-        super().__init__(works)
+        super().__init__(works, np.empty(0, np.float32))
         self._scratch = scratch
         kind, part = self.tasks["kind"], self.tasks["part"]
         finish = self.tasks[(kind == SUM) & (part == 0)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from rotational.kernels import binary
 from rotational.kernels.layout import Layout, layout
 from rotational.kernels.look import EMPTY
-from rotational.kernels.tasks import RUN, SCRATCH, UNIT, Tasks, shared
+from rotational.kernels.tasks import KEPT, RUN, SCRATCH, UNIT, Tasks, shared
 from rotational.kernels.work import Part, Work, beta_of, changed, check_table, identical, span
 from rotational.neurons import WHOLE, Neurons
 from rotational.scale import Raw, Rms, Sign
@@ -94,6 +94,7 @@ class Native:
         self._asked: tuple[tuple[int, ...], ...] = ()
         self._tables: dict[tuple[tuple[int, ...], ...], Table] = {}
         self._table: Table | None = None  # that of the step before
+        self._directions = np.empty(0, np.float32)  # of long neurons under way, by whatever table
 
     def step(self, works: Sequence[Work]) -> None:
         """Take one step of all groups (see `work.Kernel`)."""
@@ -127,20 +128,22 @@ class Native:
         return table
 
     def _make(self, works: Sequence[Work]) -> Table:
-        return Table(works)
+        table = Table(works, self._directions)
+        self._directions = table.directions
+        return table
 
 
 class Table:
     """What the library reads: groups (one for the neurons of each work, one for the rest), jobs, tasks and units."""
 
-    run_share = RUN
+    run_share, most_kept = RUN, KEPT
 
-    def __init__(self, works: Sequence[Work]) -> None:
+    def __init__(self, works: Sequence[Work], directions: np.ndarray) -> None:
         self.groups = np.zeros(2 * len(works), GROUP)
         self.jobs = np.zeros(sum(len(work.parts) for work in works), JOB)
         self._places = self.jobs["g"]
         self.total = sum(part.w.numel() for work in works for part in work.parts)
-        tasks = Tasks(self.total, torch.get_num_threads(), self.run_share)
+        tasks = Tasks(self.total, torch.get_num_threads(), self.run_share, self.most_kept)
         index = 0
         for i, work in enumerate(works):
             for j, part in enumerate(work.parts):
@@ -154,8 +157,9 @@ class Table:
                 index += 1
         self.tasks, self._stages = tasks.table()
         self.units, self.numbers = np.array(tasks.units, UNIT), np.zeros(max(1, tasks.numbers))
-        at = [x.ctypes.data for x in (self.groups, self.jobs, self.tasks, self.units, self.numbers)]
-        self._arguments = (*at[:2], len(self.jobs), *at[2:4], len(self.units), at[4])
+        self.directions = directions if len(directions) >= tasks.kept else np.empty(tasks.kept, np.float32)
+        at = [x.ctypes.data for x in (self.groups, self.jobs, self.tasks, self.units, self.numbers, self.directions)]
+        self._arguments = (*at[:2], len(self.jobs), *at[2:4], len(self.units), *at[4:])
         self._steps: dict[int, tuple[int, tuple[np.ndarray, ...]]] = {}
         self._kept = [units for work in works for units, _ in work.measured.values()]
         self.weights = [part.w for work in works for part in work.parts]

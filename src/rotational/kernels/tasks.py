@@ -25,8 +25,14 @@ RUN = 1 << 16
 LOT = 8
 """Neurons that C adds up side by side. Tasks end between lots, so that no sum depends on how many tasks there are."""
 
+LINE = 16
+"""Floats in a line of the cache."""
+
 NEAR = 1 << 18
 """Weights of long neurons under way at a time, if one has fewer: 4 MB with gradients and moments."""
+
+KEPT = 17 * RUN
+"""Directions of long neurons that wait for their sums, in four megabytes that caches hold; others are made again."""
 
 CALL = 128
 """Weights that a task costs beside its own."""
@@ -36,7 +42,7 @@ LEAST, LARGEST, EACH = 32768, 1 << 19, 16
 
 TASK_ROW = np.dtype(
     [(name, "i8") for name in ("job", "lane", "lanes", "segment", "segments", "run_from", "run_count", "unit", "part")]
-    + [("kind", "i4"), ("unused", "i4")]
+    + [("kind", "i4"), ("kept", "i4")]
 )
 UNIT = np.dtype([("parts", "i8"), ("numbers", "i8"), ("done", "i4"), ("ready", "i4")])
 TILE, SUM, APPLY, FLAT = range(4)
@@ -48,12 +54,14 @@ Row = tuple[int, ...]
 class Tasks:
     """The tasks of a step over `total` weights; `run_share` is how many weights of one run go together.
 
-    `units` are neurons that tasks share, and `numbers` how many doubles they need between them (c/table.h).
+    `units` are neurons that tasks share, `numbers` how many doubles they need between them, and `kept` how many floats,
+    of which there are `most` (c/table.h).
     """
 
-    def __init__(self, total: int, threads: int, run_share: int) -> None:
+    def __init__(self, total: int, threads: int, run_share: int, most: int) -> None:
         self.units: list[Row] = []
-        self.numbers = 0
+        self.numbers = self.kept = 0
+        self._most_kept = most
         self._most, self._run_share = min(max(LEAST, total // (EACH * threads)), LARGEST), run_share
         self._whole: list[Row] = []  # of whole neurons
         self._flat: list[Row] = []  # of the plain rule
@@ -64,7 +72,7 @@ class Tasks:
         size = at.size
         if units is None:
             for start in range(0, size, self._most):
-                self._flat.append((index, 0, 1, 0, 1, start, min(self._most, size - start), 0, 0, FLAT, 0))
+                self._flat.append((index, 0, 1, 0, 1, start, min(self._most, size - start), 0, 0, FLAT, -1))
         elif (at.segments == 1 and size <= max(SCRATCH, self._run_share)) or (
             size <= SCRATCH and SCRATCH // size * at.run >= min(CLOSE, at.lanes * at.run)
         ):
@@ -74,7 +82,7 @@ class Tasks:
             elif lanes > LOT:
                 lanes -= lanes % LOT
             for lane, count in _pieces(at, lanes):
-                self._whole.append((index, lane, count, 0, at.segments, 0, at.run, 0, 0, TILE, 0))
+                self._whole.append((index, lane, count, 0, at.segments, 0, at.run, 0, 0, TILE, -1))
         else:
             # Columns go together, so that whole stretches of memory are read.
             lanes = max(1, min(LANES, SHARE // at.run)) if at.segments > 1 else 1
@@ -83,7 +91,7 @@ class Tasks:
                 self.units.append((len(parts), self.numbers, 0, 0))
                 self.numbers += (5 * len(parts) + 4) * count
                 sums, changes = (
-                    [(index, lane, count, *share, unit, k, kind, 0) for k, share in enumerate(parts)]
+                    [(index, lane, count, *share, unit, k, kind, -1) for k, share in enumerate(parts)]
                     for kind in (SUM, APPLY)
                 )
                 self._long.append(_Long(count * size, sums, changes))
@@ -91,8 +99,21 @@ class Tasks:
     def table(self) -> tuple[np.ndarray, list[tuple[int, int]]]:
         """All tasks in their order, and where each stage begins and ends."""
         stages = [stage for stage in (*_in_turns(self._long), [*self._whole, *self._flat]) if stage]
-        ends = accumulate(map(len, stages), initial=0)
-        return np.array(list(chain.from_iterable(stages)), TASK_ROW), list(pairwise(ends))
+        ends = list(pairwise(accumulate(map(len, stages), initial=0)))
+        tasks = np.array(list(chain.from_iterable(stages)), TASK_ROW)
+        for start, stop in ends:
+            self._keep(tasks[start:stop])
+        return tasks, ends
+
+    def _keep(self, stage: np.ndarray) -> None:
+        """Where the directions of these parts wait, if they are parts of long neurons, as far as there is room."""
+        if stage["kind"][0] in (SUM, APPLY):
+            sizes = stage["lanes"] * stage["segments"] * stage["run_count"]
+            sizes = -(-(sizes + LOT) // LINE) * LINE  # lots are read beyond the end
+            ends = np.cumsum(sizes)
+            room = ends <= self._most_kept
+            stage["kept"] = np.where(room, ends - sizes, -1)
+            self.kept = max(self.kept, *ends[room].tolist()[-1:], 0)
 
 
 def shared(tasks: np.ndarray, stages: Sequence[tuple[int, int]], threads: int) -> np.ndarray:

@@ -201,7 +201,7 @@ static void change_rough(const Work *work, const Task *box, int64_t from, int64_
     Memory *mine = work->mine;
     Sums *sums = &mine->sums;
     clear(sums, k, k + 1);
-    sharp(work->job, from, mine, 1, box->lanes, box->run_count, k);
+    sharp(work->job, from, mine->u, sums, 1, box->lanes, box->run_count, k);
     double *parts[5] = {sums->u, sums->w, sums->uu, sums->ww, sums->uw};
     for (int i = 0; i < 5; i++) parts[i][0] = parts[i][k];
     between(work, box->lane + k, 1);

@@ -11,6 +11,9 @@ typedef struct {
     double held;                /* the angle of this step */
     First *look, *keep, *again; /* NULL where u does not follow from new moments alone */
     Memory *mine;
+    float *u;                   /* where directions go: those of a box, or of a part of a long neuron for as long as that is
+                                   under way (`kept`) */
+    int kept;
 } Work;
 
 /* Powers for the corrections of bias, which most tasks of a step share and which take longer than a small one. */
@@ -28,11 +31,12 @@ static void raise_to(Powers *to, const Group *g, const Job *job) {
     *to = (Powers){g, step, turns, first, second, held};
 }
 
-/* A job in this step. */
-static Work work_of(const Group *groups, Job *jobs, int64_t index, Powers *powers, Memory *mine) {
-    Work work = {.job = &jobs[index], .mine = mine};
-    Job *job = work.job;
-    const Group *g = work.group = &groups[job->group];
+/* The job of a task in this step. */
+static Work work_of(const Step *step, const Task *task, Powers *powers, Memory *mine) {
+    Job *job = &step->jobs[task->job];
+    const Group *g = &step->groups[job->group];
+    int kept = task->kept >= 0;
+    Work work = {.group = g, .job = job, .mine = mine, .u = kept ? step->kept + task->kept : mine->u, .kept = kept};
     raise_to(powers, g, job);
     double first = powers->first, second = powers->second;
     double fresh = job->fresh ? g->first_new : g->new_, inflow = job->fresh ? 1 : g->inflow;
@@ -56,8 +60,8 @@ static Work work_of(const Group *groups, Job *jobs, int64_t index, Powers *power
         .bare = g->sign == 1 && g->coupled == 0,
         .newest = newest,
         /* Where nothing is kept between two passes, asking only holds them up. */
-        .asks = job->far && (job->segments > 1 || job->run <= SCRATCH || !job->norm),
-        .seed = stirred(((uint32_t)index + 0x85ebca6bu * (uint32_t)powers->step) * GOLDEN),
+        .asks = job->far && (kept || job->segments > 1 || job->run <= SCRATCH || !job->norm),
+        .seed = stirred(((uint32_t)task->job + 0x85ebca6bu * (uint32_t)powers->step) * GOLDEN),
     };
     First *const *both = FIRSTS[job->weights == BF16][job->moments == F32 ? 0 : g->dither ? 2 : 1][g->scale][job->m != 0];
     work.look = both[0];
@@ -80,7 +84,7 @@ static void clear(Sums *sums, int64_t from, int64_t to) {
 static void first_of(const Work *work, const Task *box, First *over, int summed) {
     const Job *job = work->job;
     int64_t at = place(job, box->lane) + box->segment * job->segment_stride + box->run_from;
-    float *u = work->mine->u;
+    float *u = work->u;
     Sums *sums = &work->mine->sums;
     if (summed) clear(sums, box->segments > 1 || job->run == 1 ? 0 : box->lanes / LOT * LOT, box->lanes); /* else put */
     if (box->segments == 1 && job->run >= SHORT) {
@@ -91,7 +95,7 @@ static void first_of(const Work *work, const Task *box, First *over, int summed)
     if (wide == job->segment_stride) calls = 1, count = box->segments * wide; /* one stretch of memory */
     for (int64_t s = 0; s < calls; s++)
         over(job, &work->numbers, at + s * job->segment_stride, count, 1, u + s * wide, 0, 0);
-    if (summed) sums_of(job, at, work->mine, box->segments, box->lanes, box->run_count);
+    if (summed) sums_of(job, at, u, sums, box->segments, box->lanes, box->run_count);
 }
 
 /* Sums in single precision do for most neurons. Where they cancel, because u is nearly radial or nearly constant, or
@@ -116,42 +120,51 @@ static void sharpen(const Work *work, const Task *box) {
     for (int64_t k = 0; k < box->lanes; k++) {
         if (!work->mine->coefficients.nearly[k]) continue;
         clear(&work->mine->sums, k, k + 1);
-        sharp(job, at, work->mine, box->segments, box->lanes, box->run_count, k);
+        sharp(job, at, work->u, &work->mine->sums, box->segments, box->lanes, box->run_count, k);
     }
 }
 
-/* Sums of a part of one neuron that is all one run, of which u is not kept. Where it follows from the new moments, these
- * are written now, and the gradient is not read again. */
+/* Sums of a part of one neuron that is all one run. Where u is kept, or follows from the new moments, these are written
+ * now, and the gradient is not read again. */
 static void sums_along(const Work *work, const Task *part) {
     const Job *job = work->job;
     Sums *sums = &work->mine->sums;
     int64_t at = place(job, part->lane) + part->run_from, end = at + part->run_count;
-    First *over = work->again ? work->keep : work->look, *anew = work->again ? work->again : work->look;
-    over(job, &work->numbers, at, part->run_count, 1, 0, sums, 0);
+    First *over = work->kept || work->again ? work->keep : work->look, *anew = work->again ? work->again : work->look;
+    over(job, &work->numbers, at, part->run_count, 1, work->kept ? work->u : 0, sums, 0);
     if (!cancel(work, part)) return;
     clear(sums, 0, 1);
+    if (work->kept) {
+        sharp(job, at, work->u, sums, 1, 1, part->run_count, 0);
+        return;
+    }
     for (int64_t some; at < end; at += some) {
         some = end - at < SCRATCH ? end - at : SCRATCH;
-        anew(job, &work->numbers, at, some, 1, work->mine->u, 0, 0);
-        sharp(job, at, work->mine, 1, 1, some, 0);
+        anew(job, &work->numbers, at, some, 1, work->u, 0, 0);
+        sharp(job, at, work->u, sums, 1, 1, some, 0);
     }
 }
 
-/* The change of such a part, whose coefficients are known: u is used at once, but where b u and a w nearly cancel. */
+/* The change of such a part, whose coefficients are known: where u is not kept it is used at once, unless b u and a w
+ * nearly cancel. */
 static void change_along(const Work *work, const Task *part) {
     const Job *job = work->job;
     const Coefficients *to = &work->mine->coefficients;
     const Known known = {(float)to->a[0], (float)to->b[0], (float)to->c[0]};
     int64_t at = place(job, part->lane) + part->run_from, end = at + part->run_count;
     First *over = work->again ? work->again : work->keep;
+    if (work->kept) {
+        apply(job, at, to, work->u, 1, part->run_count, 0);
+        return;
+    }
     if (!to->nearly[0]) {
         over(job, &work->numbers, at, part->run_count, 1, 0, 0, &known);
         return;
     }
     for (int64_t some; at < end; at += some) {
         some = end - at < SCRATCH ? end - at : SCRATCH;
-        over(job, &work->numbers, at, some, 1, work->mine->u, 0, 0);
-        apply(job, at, to, work->mine->u, 1, some, 0);
+        over(job, &work->numbers, at, some, 1, work->u, 0, 0);
+        apply(job, at, to, work->u, 1, some, 0);
     }
 }
 
@@ -160,7 +173,7 @@ static void second_of(const Work *work, const Task *box, int64_t next) {
     int64_t at = place(job, box->lane) + box->segment * job->segment_stride + box->run_from;
     int64_t wide = box->lanes * box->run_count;
     for (int64_t s = 0; s < box->segments; s++)
-        apply(job, at + s * job->segment_stride, &work->mine->coefficients, work->mine->u + s * wide, box->lanes,
+        apply(job, at + s * job->segment_stride, &work->mine->coefficients, work->u + s * wide, box->lanes,
               box->run_count, next);
 }
 

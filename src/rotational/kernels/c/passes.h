@@ -298,20 +298,21 @@ INLINE void add(const Job *job, int64_t from, const float *u, Sums *sums, int64_
         rows(job, from, u, sums, segments, lanes, run, weights);
 }
 
-ALONE static void sums_of(const Job *job, int64_t from, Memory *mine, int64_t segments, int64_t lanes, int64_t run) {
-    if (job->weights == F32) add(job, from, mine->u, &mine->sums, segments, lanes, run, F32);
-    else add(job, from, mine->u, &mine->sums, segments, lanes, run, BF16);
+ALONE static void sums_of(const Job *job, int64_t from, const float *u, Sums *sums, int64_t segments, int64_t lanes,
+                          int64_t run) {
+    if (job->weights == F32) add(job, from, u, sums, segments, lanes, run, F32);
+    else add(job, from, u, sums, segments, lanes, run, BF16);
 }
 
 /* Those of neuron k of a box, all in double. */
-static void sharp(const Job *job, int64_t from, Memory *mine, int64_t segments, int64_t lanes, int64_t run, int64_t k) {
+static void sharp(const Job *job, int64_t from, const float *u, Sums *sums, int64_t segments, int64_t lanes, int64_t run,
+                  int64_t k) {
     double su = 0, sw = 0, suu = 0, sww = 0, suw = 0;
     for (int64_t s = 0; s < segments; s++)
         for (int64_t i = k * run; i < (k + 1) * run; i++) {
-            double x = mine->u[s * lanes * run + i], w = load(job->w, from + s * job->segment_stride + i, job->weights);
+            double x = u[s * lanes * run + i], w = load(job->w, from + s * job->segment_stride + i, job->weights);
             su += x, sw += w, suu += x * x, sww += w * w, suw += x * w;
         }
-    Sums *sums = &mine->sums;
     sums->u[k] += su, sums->w[k] += sw, sums->uu[k] += suu, sums->ww[k] += sww, sums->uw[k] += suw;
 }
 

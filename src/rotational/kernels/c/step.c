@@ -5,8 +5,9 @@
  *   second   w <- a w + b u + c
  *
  * Where nothing turns and nobody measures, `first` changes the weights too, and nothing is gone over again. A neuron that
- * no scratch holds is gone over twice from memory: for its sums, and for its change. Adam's direction follows from
- * new moments in single precision: they are written the first time, and the gradient is not read again.
+ * no scratch holds is gone over twice from memory: for its sums, and for its change. Of as much of it as tables hold
+ * (`kept`) u waits for the second time; of the rest Adam's direction follows from new moments in single precision: they
+ * are written the first time, and the gradient is not read again.
  *
  * The sums give angle and length before and after, so measuring costs no further pass. Where single precision will not
  * do for them, they are formed in double (`sharpen`): no gradient is too small or too large to be squared, and what is
@@ -76,7 +77,7 @@ static void sum(const Step *step, const Work *work, const Task *task) {
     if (work->job->segments == 1) {
         sums_along(work, task);
     } else {
-        first_of(work, task, work->look, 1);
+        first_of(work, task, work->kept ? work->keep : work->look, 1);
         sharpen(work, task);
     }
     for (int i = 0; i < 5; i++)
@@ -115,7 +116,7 @@ static void apply_part(const Step *step, const Work *work, const Task *task) {
         change_along(work, task);
         return;
     }
-    first_of(work, task, work->keep, 0);
+    if (!work->kept) first_of(work, task, work->keep, 0);
     second_of(work, task, 0);
 }
 
@@ -175,7 +176,7 @@ static void body(void *argument) {
         while ((i = next_of(step, stage, me, backwards)) >= 0) {
             const Task *task = &step->tasks[i];
             if (!step->jobs[task->job].g) continue;
-            Work work = work_of(step->groups, step->jobs, task->job, &powers, mine);
+            Work work = work_of(step, task, &powers, mine);
             switch (task->kind) {
                 case TILE: tile(&work, task); break;
                 case SUM: sum(step, &work, task); break;

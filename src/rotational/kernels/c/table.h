@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define ROTATIONAL_ABI 9 /* raised with every change of these tables, and of what Python calls */
+#define ROTATIONAL_ABI 10 /* raised with every change of these tables, and of what Python calls */
 
 enum { RAW, RMS, SIGN };    /* what becomes of the filtered gradient */
 enum { NONE, F32, BF16, DITHERED }; /* how an array is stored; DITHERED is BF16, rounded at random */
@@ -40,12 +40,12 @@ typedef struct {
  *
  *   TILE    whole neurons, as many as there are
  *   SUM     a part of neurons so long that tasks share them (`unit`): their sums, and no weight is changed
- *   APPLY   the same part, once all sums are in
+ *   APPLY   the same part, once all sums are in; between them u may be kept
  *   FLAT    weights of the plain rule, `run_count` of them from `run_from` on
  */
 typedef struct {
     int64_t job, lane, lanes, segment, segments, run_from, run_count, unit, part;
-    int32_t kind, unused;
+    int32_t kind, kept;         /* where in `kept` of all u of a part is kept; -1 where it is not */
 } Task;
 
 typedef struct {                                /* neurons that tasks share: `parts` sums, then coefficients, per lane */
@@ -62,6 +62,7 @@ typedef struct {
     Unit *units;
     int64_t unit_count;
     double *numbers;            /* what units write to */
+    float *kept;                /* directions of the parts that are under way */
     const int64_t *bounds;      /* where the tasks of each thread begin in each stage, [stages, threads + 1] */
     int64_t stages;
     _Atomic uint64_t *cursors;  /* [threads, apart]: those of the next thread are in another line of the cache */
