@@ -8,8 +8,7 @@ from torch import nn
 
 from kernels import COLUMNS, RULES
 from rotational.kernels import native
-from rotational.kernels.layout import layout
-from rotational.kernels.tasks import KEPT, LINE, RUN, Tasks
+from rotational.kernels.tasks import KEPT, LINE, RUN
 from rotational.neurons import ROWS, WHOLE
 
 pytestmark = pytest.mark.skipif(native.available() is not None, reason=str(native.available()))
@@ -102,14 +101,24 @@ def test_what_is_measured_beside_changes_no_memory_that_waits():
         assert torch.allclose(tables[p][1], units.norm(p.detach()).reshape(-1))
 
 
-def test_parts_that_wait_lie_apart_and_begin_where_a_line_does():
-    tasks = Tasks(1 << 20, 2, RUN, KEPT)
-    at = layout(WHOLE, torch.Size((1024, 1024)), (1024, 1))
-    tasks.add(0, at, WHOLE)
-    table, stages = tasks.table()
-    (first, last), _ = stages
-    kept, sizes = table["kept"][first:last], table["run_count"][first:last]
-    assert (kept >= 0).all()  # a million weights do
-    assert (kept % LINE == 0).all()
-    assert (kept[1:] > kept[:-1] + sizes[:-1]).all()
-    assert kept[-1] + sizes[-1] < tasks.kept <= KEPT
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_threads_that_run_ahead_write_over_nothing_that_waits(kept, threads):
+    """Many neurons in turns, in room for a few of them, more threads than processors, and some without a gradient."""
+    before = torch.get_num_threads()
+    shape, noise = (2, RUN + 7), torch.Generator().manual_seed(2)
+    w, g = (torch.randn(24, *shape, generator=noise) for _ in range(2))
+    found = []
+    try:
+        for many in (1, threads):
+            torch.set_num_threads(1)  # torch adds up the lengths that it starts from in an order of its own
+            params = [nn.Parameter(x.clone()) for x in w]
+            opt = RULES["AdamW"]([{"params": params, "neurons": [WHOLE] * len(params)}], lr=2e-3, weight_decay=0.1)
+            for t in range(6):
+                torch.set_num_threads(many if t else 1)
+                for i, p in enumerate(params):
+                    p.grad = None if t == 3 and i % 3 == 1 else g[(i + t) % len(g)]
+                opt.step()
+            found.append(torch.stack([p.detach() for p in params]))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)

@@ -8,7 +8,22 @@ import numpy as np
 import pytest
 
 from rotational.kernels.layout import Layout, layout
-from rotational.kernels.tasks import APPLY, CALL, FLAT, NEAR, RUN, SCRATCH, SHARE, SUM, TILE, Tasks, shared
+from rotational.kernels.tasks import (
+    APPLY,
+    CALL,
+    FLAT,
+    KEPT,
+    LINE,
+    LOT,
+    NEAR,
+    RUN,
+    SCRATCH,
+    SHARE,
+    SUM,
+    TILE,
+    Tasks,
+    shared,
+)
 from rotational.neurons import ROWS, WHOLE, Neurons
 
 COLUMNS = Neurons(axes=(1,))
@@ -34,9 +49,9 @@ def laid(name: str) -> Layout:
     return found
 
 
-def of_all(threads: int = 2, run_share: int = RUN) -> tuple[Tasks, np.ndarray, list[tuple[int, int]]]:
+def of_all(threads: int = 2, run_share: int = RUN, most: int = KEPT) -> tuple[Tasks, np.ndarray, list[tuple[int, int]]]:
     total = sum(int(np.prod(shape)) for _, shape in SHAPES.values())
-    tasks = Tasks(total, threads, run_share)
+    tasks = Tasks(total, threads, run_share, most)
     for index, name in enumerate(SHAPES):
         tasks.add(index, laid(name), SHAPES[name][0])
     tasks.add(len(SHAPES), Layout(1, 1000, 1, 1000, 1, 1000), None)
@@ -119,7 +134,41 @@ def test_every_thread_has_its_share(threads):
         assert max(loads) <= costs[start:stop].sum() / threads + costs[start:stop].max()
 
 
+@pytest.mark.parametrize("most", [0, 2 * RUN + 10 * LINE, 5 * RUN, KEPT])
+def test_no_direction_that_still_waits_is_written_over(most):
+    tasks, table, stages = of_all(most=most)
+    known: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    waits = 0
+    for (start, stop), (begin, end) in pairwise(stages):
+        sums, changes = table[start:stop], table[begin:end]
+        if sums["kind"][0] != SUM:
+            assert (sums["kept"] == -1).all() or sums["kind"][0] == APPLY
+            continue
+        assert (sums["kept"] == changes["kept"]).all()
+        kept = sums[sums["kept"] >= 0]
+        waits += len(kept)
+        first, last = kept["kept"], kept["kept"] + kept["lanes"] * kept["segments"] * kept["run_count"] + LOT
+        assert (first % LINE == 0).all()
+        assert (last[:-1] <= first[1:]).all()
+        assert (last <= tasks.kept).all()
+        for others, ends, units in known:
+            meets = (first[:, None] < ends) & (others < last[:, None])
+            assert (kept["after"] > np.where(meets, units, -1).max(axis=1, initial=-1)).all()
+        assert (sums["after"] <= sums["unit"].min()).all()  # or it would wait for itself
+        known.append((first, last, kept["unit"]))
+    assert tasks.kept <= most
+    assert {0: waits == 0, KEPT: waits == np.count_nonzero(table["kind"] == SUM)}.get(most, waits > 0)
+    assert (table["kept"][(table["kind"] == TILE) | (table["kind"] == FLAT)] == -1).all()
+
+
+def test_all_directions_of_a_million_weights_may_wait():
+    tasks = Tasks(1 << 20, 2, RUN, KEPT)
+    tasks.add(0, Layout(1, 1 << 20, 1, 1 << 20, 1, 1 << 20), WHOLE)
+    table, _ = tasks.table()
+    assert (table["kept"] >= 0).all()
+
+
 def test_without_weights_there_are_no_tasks():
-    table, stages = Tasks(0, 2, RUN).table()
+    table, stages = Tasks(0, 2, RUN, 0).table()
     assert (len(table), stages) == (0, [])
     assert shared(table, stages, 3).shape == (0, 4)

@@ -42,9 +42,11 @@ LEAST, LARGEST, EACH = 32768, 1 << 19, 16
 
 TASK_ROW = np.dtype(
     [(name, "i8") for name in ("job", "lane", "lanes", "segment", "segments", "run_from", "run_count", "unit", "part")]
-    + [("kind", "i4"), ("kept", "i4")]
+    + [(name, "i4") for name in ("kind", "kept", "after", "unused")]
 )
-UNIT = np.dtype([("parts", "i8"), ("numbers", "i8"), ("done", "i4"), ("ready", "i4")])
+UNIT = np.dtype(
+    [("parts", "i8"), ("numbers", "i8"), *((name, "i4") for name in ("done", "ready", "changed", "unused"))]
+)
 TILE, SUM, APPLY, FLAT = range(4)
 
 Row = tuple[int, ...]
@@ -72,7 +74,7 @@ class Tasks:
         size = at.size
         if units is None:
             for start in range(0, size, self._most):
-                self._flat.append((index, 0, 1, 0, 1, start, min(self._most, size - start), 0, 0, FLAT, -1))
+                self._flat.append((index, 0, 1, 0, 1, start, min(self._most, size - start), 0, 0, FLAT, -1, 0, 0))
         elif (at.segments == 1 and size <= max(SCRATCH, self._run_share)) or (
             size <= SCRATCH and SCRATCH // size * at.run >= min(CLOSE, at.lanes * at.run)
         ):
@@ -82,16 +84,16 @@ class Tasks:
             elif lanes > LOT:
                 lanes -= lanes % LOT
             for lane, count in _pieces(at, lanes):
-                self._whole.append((index, lane, count, 0, at.segments, 0, at.run, 0, 0, TILE, -1))
+                self._whole.append((index, lane, count, 0, at.segments, 0, at.run, 0, 0, TILE, -1, 0, 0))
         else:
             # Columns go together, so that whole stretches of memory are read.
             lanes = max(1, min(LANES, SHARE // at.run)) if at.segments > 1 else 1
             for lane, count in _pieces(at, lanes):
                 parts, unit = _shares(at, count, self._run_share), len(self.units)
-                self.units.append((len(parts), self.numbers, 0, 0))
+                self.units.append((len(parts), self.numbers, 0, 0, 0, 0))
                 self.numbers += (5 * len(parts) + 4) * count
                 sums, changes = (
-                    [(index, lane, count, *share, unit, k, kind, -1) for k, share in enumerate(parts)]
+                    [(index, lane, count, *share, unit, k, kind, -1, 0, 0) for k, share in enumerate(parts)]
                     for kind in (SUM, APPLY)
                 )
                 self._long.append(_Long(count * size, sums, changes))
@@ -101,19 +103,29 @@ class Tasks:
         stages = [stage for stage in (*_in_turns(self._long), [*self._whole, *self._flat]) if stage]
         ends = list(pairwise(accumulate(map(len, stages), initial=0)))
         tasks = np.array(list(chain.from_iterable(stages)), TASK_ROW)
-        for start, stop in ends:
-            self._keep(tasks[start:stop])
+        self._wait([tasks[start:stop] for start, stop in ends])
         return tasks, ends
 
-    def _keep(self, stage: np.ndarray) -> None:
-        """Where the directions of these parts wait, if they are parts of long neurons, as far as there is room."""
-        if stage["kind"][0] in (SUM, APPLY):
-            sizes = stage["lanes"] * stage["segments"] * stage["run_count"]
+    def _wait(self, stages: Sequence[np.ndarray]) -> None:
+        """Where directions of parts of long neurons wait, as far as there is room, and for whose changes it is free.
+
+        Threads meet nowhere: some may change the neurons of a stage while others sum up those of a later one.
+        """
+        at, before = 0, list[tuple[int, int, int]]()  # regions, and the first unit after those that were there
+        for sums, changes in pairwise(stages):
+            if sums["kind"][0] != SUM:
+                continue
+            sizes = sums["lanes"] * sums["segments"] * sums["run_count"]
             sizes = -(-(sizes + LOT) // LINE) * LINE  # lots are read beyond the end
-            ends = np.cumsum(sizes)
+            if at + sizes.sum() > self._most_kept:
+                at = 0
+            ends = at + np.cumsum(sizes)
             room = ends <= self._most_kept
-            stage["kept"] = np.where(room, ends - sizes, -1)
-            self.kept = max(self.kept, *ends[room].tolist()[-1:], 0)
+            begin, at = at, max([at, *ends[room].tolist()])
+            sums["kept"] = changes["kept"] = np.where(room, ends - sizes, -1)
+            sums["after"] = next((unit for start, stop, unit in reversed(before) if start < at and begin < stop), 0)
+            before.append((begin, at, int(sums["unit"].max()) + 1))
+            self.kept = max(self.kept, at)
 
 
 def shared(tasks: np.ndarray, stages: Sequence[tuple[int, int]], threads: int) -> np.ndarray:

@@ -68,12 +68,17 @@ static void flat(const Work *work, const Task *task) {
 }
 
 /* Sums of a part; the last part to come adds them all up, in their order, and works out how to go on. */
-static void sum(const Step *step, const Work *work, const Task *task) {
+static void sum(const Step *step, const Work *work, const Task *task, int64_t *free) {
     Unit *unit = &step->units[task->unit];
     Sums *sums = &work->mine->sums;
     Coefficients *to = &work->mine->coefficients;
     double *table = step->numbers + unit->numbers, *parts[5] = {sums->u, sums->w, sums->uu, sums->ww, sums->uw};
     int64_t lanes = task->lanes;
+    /* Whoever still changes them has begun, as below. */
+    for (; work->kept && *free < task->after; ++*free) {
+        Unit *other = &step->units[*free];
+        while (atomic_load_explicit((atomic_int *)&other->changed, memory_order_acquire) < other->parts) sched_yield();
+    }
     if (work->job->segments == 1) {
         sums_along(work, task);
     } else {
@@ -169,20 +174,24 @@ static void body(void *argument) {
     const Step *step = argument;
     unsigned before = quick();
     Powers powers = {0};
+    int64_t free = 0; /* units before this one are changed, as far as this thread has asked */
     int me = rotational_thread() % (int)step->threads;
     for (int64_t stage = 0, i; stage < step->stages; stage++) {
         /* What was summed last is in the cache. */
         int backwards = step->tasks[step->bounds[stage * (step->threads + 1)]].kind == APPLY;
         while ((i = next_of(step, stage, me, backwards)) >= 0) {
             const Task *task = &step->tasks[i];
-            if (!step->jobs[task->job].g) continue;
-            Work work = work_of(step, task, &powers, mine);
-            switch (task->kind) {
-                case TILE: tile(&work, task); break;
-                case SUM: sum(step, &work, task); break;
-                case APPLY: apply_part(step, &work, task); break;
-                default: flat(&work, task);
+            if (step->jobs[task->job].g) {
+                Work work = work_of(step, task, &powers, mine);
+                switch (task->kind) {
+                    case TILE: tile(&work, task); break;
+                    case SUM: sum(step, &work, task, &free); break;
+                    case APPLY: apply_part(step, &work, task); break;
+                    default: flat(&work, task);
+                }
             }
+            if (task->kind == APPLY)
+                atomic_fetch_add_explicit((atomic_int *)&step->units[task->unit].changed, 1, memory_order_release);
         }
     }
     as_before(before);
@@ -190,7 +199,7 @@ static void body(void *argument) {
 
 void ROTATIONAL_STEP(const Step *step) {
     const int64_t *bounds = step->bounds;
-    for (int64_t i = 0; i < step->unit_count; i++) step->units[i].done = step->units[i].ready = 0;
+    for (int64_t i = 0; i < step->unit_count; i++) step->units[i].done = step->units[i].ready = step->units[i].changed = 0;
     for (int64_t stage = 0; stage < step->stages; stage++, bounds += step->threads + 1)
         for (int t = 0; t < step->threads; t++)
             atomic_init(step->cursors + t * step->apart + stage, (uint64_t)bounds[t + 1] << 32 | (uint32_t)bounds[t]);

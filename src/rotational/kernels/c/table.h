@@ -46,11 +46,12 @@ typedef struct {
 typedef struct {
     int64_t job, lane, lanes, segment, segments, run_from, run_count, unit, part;
     int32_t kind, kept;         /* where in `kept` of all u of a part is kept; -1 where it is not */
+    int32_t after, unused;      /* that is free when all units before this one are changed */
 } Task;
 
 typedef struct {                                /* neurons that tasks share: `parts` sums, then coefficients, per lane */
     int64_t parts, numbers;                     /* where its numbers begin: 5 lanes parts sums, 4 lanes coefficients */
-    int32_t done, ready;
+    int32_t done, ready, changed, unused; /* parts whose sums are in; whether coefficients are; parts that are changed */
 } Unit;
 
 /* All of one step, for so many threads. */
