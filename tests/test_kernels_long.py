@@ -54,6 +54,7 @@ def test_as_many_wait_as_there_is_room_for(kept):
     assert {NONE: many == 0, SOME: 0 < many < 1, ALL: many == 1}[kept]
     assert (waits[~shared] < 0).all()
     assert len(table.directions) <= kept
+    assert not kept or table.directions.ctypes.data % 64 == 0
 
 
 @pytest.mark.parametrize("rule", RULES)

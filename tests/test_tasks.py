@@ -161,6 +161,11 @@ def test_no_direction_that_still_waits_is_written_over(most):
     assert (table["kept"][(table["kind"] == TILE) | (table["kind"] == FLAT)] == -1).all()
 
 
+def test_whether_a_direction_waits_depends_on_its_neuron_alone():
+    parts = 2 * NEAR // SHARE  # of the neurons of a stage, if it has several, at the most; each ends with a gap
+    assert NEAR + parts * (LOT + LINE) <= KEPT
+
+
 def test_all_directions_of_a_million_weights_may_wait():
     tasks = Tasks(1 << 20, 2, RUN, KEPT)
     tasks.add(0, Layout(1, 1 << 20, 1, 1 << 20, 1, 1 << 20), WHOLE)

@@ -32,7 +32,10 @@ NEAR = 1 << 18
 """Weights of long neurons under way at a time, if one has fewer: 4 MB with gradients and moments."""
 
 KEPT = 17 * RUN
-"""Directions of long neurons that wait for their sums, in four megabytes that caches hold; others are made again."""
+"""Directions of long neurons that wait for their sums, in four megabytes that caches hold; others are made again.
+
+Those of several neurons of a stage (`NEAR`) always fit: which ones wait depends on no other neuron, and no bit does.
+"""
 
 CALL = 128
 """Weights that a task costs beside its own."""
