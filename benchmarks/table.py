@@ -39,7 +39,7 @@ DRAWN = (
 def summary(processes: list[dict[str, Any]], name: str, of: str = "seconds") -> tuple[float, float, float, float]:
     """Median, lowest and highest ratio over processes, and the median time in milliseconds."""
     ratios = sorted(ratio(p, name, of) for p in processes if name in p["seconds"])
-    ms = statistics.median(1e3 * s for p in processes for s in p["seconds"].get(name, ()) if s == s)
+    ms = statistics.median(1e3 * s for p in processes for s in p[of].get(name, ()) if s == s)
     return statistics.median(ratios), ratios[0], ratios[-1], ms
 
 

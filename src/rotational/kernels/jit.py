@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rotational.kernels import native
-from rotational.kernels.native import Native, Table
+from rotational.kernels.native import Native, Table, aligned
 from rotational.kernels.tasks import APPLY, FLAT, SHARE, SUM, TASK_ROW
 from rotational.kernels.work import Part, Work
 
@@ -79,8 +79,8 @@ class _Plan(Table):
         scratch = self._scratch
         threads = self.worth(threads)
         while len(scratch) < threads:
-            scratch.append(np.empty(jit_memory.BYTES + 64, np.uint8))
-        places = [x.ctypes.data + -x.ctypes.data % 64 for x in scratch]  # a vector never lies across two cache lines
+            scratch.append(aligned(jit_memory.BYTES, np.uint8))
+        places = [x.ctypes.data for x in scratch]
         phases = ((self._begin, threads), (self._finish, 1), (self._apply, threads), (self._count, 1))
         for tasks, many in phases:
             if len(tasks):

@@ -157,7 +157,7 @@ class Table:
                 index += 1
         self.tasks, self._stages = tasks.table()
         self.units, self.numbers = np.array(tasks.units, UNIT), np.zeros(max(1, tasks.numbers))
-        self.directions = directions if len(directions) >= tasks.kept else _aligned(tasks.kept)
+        self.directions = directions if len(directions) >= tasks.kept else aligned(tasks.kept, np.float32)
         at = [x.ctypes.data for x in (self.groups, self.jobs, self.tasks, self.units, self.numbers, self.directions)]
         self._arguments = (*at[:2], len(self.jobs), *at[2:4], len(self.units), *at[4:])
         self._steps: dict[int, tuple[int, tuple[np.ndarray, ...]]] = {}
@@ -239,11 +239,12 @@ class Table:
         return max(1, min(threads, self.total // THREAD + 1))
 
 
-def _aligned(count: int) -> np.ndarray:
-    """So many floats, from where a line of the cache begins."""
-    found = np.empty(count + LINE * 2, np.float32)
-    skipped = -found.ctypes.data % (LINE * 8) // 4
-    return found[skipped : skipped + count]
+def aligned(count: int, kind: type[np.generic]) -> np.ndarray:
+    """So many numbers, from where a line of the cache begins: no vector of them lies across two."""
+    size = np.dtype(kind).itemsize
+    found = np.empty(count * size + LINE * 8, np.uint8)
+    skipped = -found.ctypes.data % (LINE * 8)
+    return found[skipped : skipped + count * size].view(kind)
 
 
 def _job(part: Part, at: Layout, group: int, far: bool) -> tuple[int, ...]:

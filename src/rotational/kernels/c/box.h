@@ -124,20 +124,16 @@ static void sharpen(const Work *work, const Task *box) {
     }
 }
 
-/* Sums of a part of one neuron that is all one run. Where u is kept, or follows from the new moments, these are written
- * now, and the gradient is not read again. */
+/* Sums of a part of one neuron that is all one run, of which u is not kept. Where it follows from the new moments, these
+ * are written now, and the gradient is not read again. */
 static void sums_along(const Work *work, const Task *part) {
     const Job *job = work->job;
     Sums *sums = &work->mine->sums;
     int64_t at = place(job, part->lane) + part->run_from, end = at + part->run_count;
-    First *over = work->kept || work->again ? work->keep : work->look, *anew = work->again ? work->again : work->look;
-    over(job, &work->numbers, at, part->run_count, 1, work->kept ? work->u : 0, sums, 0);
+    First *over = work->again ? work->keep : work->look, *anew = work->again ? work->again : work->look;
+    over(job, &work->numbers, at, part->run_count, 1, 0, sums, 0);
     if (!cancel(work, part)) return;
     clear(sums, 0, 1);
-    if (work->kept) {
-        sharp(job, at, work->u, sums, 1, 1, part->run_count, 0);
-        return;
-    }
     for (int64_t some; at < end; at += some) {
         some = end - at < SCRATCH ? end - at : SCRATCH;
         anew(job, &work->numbers, at, some, 1, work->u, 0, 0);
@@ -145,18 +141,13 @@ static void sums_along(const Work *work, const Task *part) {
     }
 }
 
-/* The change of such a part, whose coefficients are known: where u is not kept it is used at once, unless b u and a w
- * nearly cancel. */
+/* The change of such a part, whose coefficients are known: u is used at once, but where b u and a w nearly cancel. */
 static void change_along(const Work *work, const Task *part) {
     const Job *job = work->job;
     const Coefficients *to = &work->mine->coefficients;
     const Known known = {(float)to->a[0], (float)to->b[0], (float)to->c[0]};
     int64_t at = place(job, part->lane) + part->run_from, end = at + part->run_count;
     First *over = work->again ? work->again : work->keep;
-    if (work->kept) {
-        apply(job, at, to, work->u, 1, part->run_count, 0);
-        return;
-    }
     if (!to->nearly[0]) {
         over(job, &work->numbers, at, part->run_count, 1, 0, 0, &known);
         return;

@@ -79,7 +79,7 @@ static void sum(const Step *step, const Work *work, const Task *task, int64_t *f
         Unit *other = &step->units[*free];
         while (atomic_load_explicit((atomic_int *)&other->changed, memory_order_acquire) < other->parts) sched_yield();
     }
-    if (work->job->segments == 1) {
+    if (work->job->segments == 1 && !work->kept) {
         sums_along(work, task);
     } else {
         first_of(work, task, work->kept ? work->keep : work->look, 1);
@@ -117,7 +117,7 @@ static void apply_part(const Step *step, const Work *work, const Task *task) {
         to->c[k] = from[2 * lanes + k];
         to->nearly[k] = from[3 * lanes + k] != 0;
     }
-    if (work->job->segments == 1) {
+    if (work->job->segments == 1 && !work->kept) {
         change_along(work, task);
         return;
     }
