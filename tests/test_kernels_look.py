@@ -192,6 +192,33 @@ def test_a_table_of_another_name_or_version_is_not_used(monkeypatch: pytest.Monk
     module._calls.cache_clear()  # pyright: ignore[reportPrivateUsage]
 
 
+@needs_look
+def test_what_is_known_of_a_value_keeps_no_memory_of_it_and_refers_to_it_once() -> None:
+    lists, states = there()
+    seen = known(lists, states)
+    assert seen.lasts(lists, states)
+    value = states[lists[0][0]]["a"]
+    views, memory = seen._views, value.untyped_storage()._weak_ref()  # pyright: ignore[reportPrivateUsage]
+    assert [sum(view._base is x for view in views) for x in (value, *lists[0])] == [1, 0, 0]
+    assert seen.lasts(lists, states)
+    assert seen._views is views  # pyright: ignore[reportPrivateUsage]
+    value.data = torch.zeros(3, 4)
+    assert torch.UntypedStorage._expired(memory)  # pyright: ignore[reportPrivateUsage]
+    assert not seen.lasts(lists, states)
+
+
+def test_parameters_can_be_swapped_between_steps() -> None:
+    p, q = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.full((4, 4), 2.0))
+    opt = rotational.AdamW([p], lr=1e-2, weight_decay=0.1)
+    for _ in range(4):
+        stepped(p, opt, torch.randn(4, 4))
+    torch.utils.swap_tensors(p, q)  # what refers to one in C++ would not let it go
+    before = p.detach().clone()
+    assert torch.equal(before, torch.full((4, 4), 2.0))
+    stepped(p, opt, torch.randn(4, 4))
+    assert not torch.equal(p, before)
+
+
 def stepped(p: nn.Parameter, opt: Any, g: Tensor) -> None:
     p.grad = g
     opt.step()
