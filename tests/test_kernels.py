@@ -24,14 +24,6 @@ ROTATION = 4e-3
 """At least what Lion turns in a step here."""
 
 
-@pytest.fixture
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize(("rule", "control", "steps"), CROSS)
 @pytest.mark.parametrize("rung", RUNGS)

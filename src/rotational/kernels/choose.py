@@ -14,7 +14,7 @@ import torch
 
 from rotational.kernels import native
 from rotational.kernels.layout import layout
-from rotational.kernels.work import Kernel, Part, Work, sharded
+from rotational.kernels.work import Kernel, Part, Work, nowhere, sharded
 from rotational.neurons import Neurons
 
 RUNGS = ("native", "numba", "triton", "torch", "compiled", "reference")
@@ -35,8 +35,9 @@ def choose(call: str, name: str, part: Part, fused: Fused, foreach: bool | None)
 
     Raises ValueError where what is demanded is not to be had, with the reason.
     """
-    # Weights that several processes share, and neurons with them, know none of torch's operations on lists.
-    plain = "reference" if sharded(part.w) else "torch"
+    # Weights that several processes share, and neurons with them, know none of torch's operations on lists; of those
+    # that have no memory nobody can ask how large a sum is.
+    plain = "reference" if sharded(part.w) or nowhere(part.w) else "torch"
     if fused is False or (fused is None and foreach is not None):
         return plain, ""
     if isinstance(fused, str):

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from rotational.kernels import binary
-from rotational.kernels.work import identical, own
+from rotational.kernels.work import address, identical, own
 
 EMPTY = 1
 """Instead of 0, the address of what has no entries: a parameter without any takes a step too."""
@@ -124,8 +124,7 @@ class Known:
         if lasts and self._lines is None:  # it may be asked again
             self._lines = np.array([*map(_lines, self.values)], np.int64)
             self._lines_at = self._lines.ctypes.data
-            # Of parameters there are none: `torch.utils.swap_tensors` refuses what is referred to.
-            self._views = [_view(x) for x in self.values[self.starts[-1] :] if type(x) is Tensor]
+            self._views = _views(self.values[self.starts[-1] :])
         return lasts
 
 
@@ -181,21 +180,32 @@ def _lines(x: Any) -> list[int]:
     return [id(x), about, about + 64, about + 128, storage, storage + 64]
 
 
-def _view(x: Tensor) -> Tensor:
-    """What refers to this tensor in C++, and keeps none of its memory.
+def _views(state: list[Any]) -> list[Tensor]:
+    """What refers to these tensors in C++, and is no other use of their memory.
 
-    Where only Python does, torch has a second one for as long as it tells of it, and then its object has to be counted
-    too, under Python's lock: half of the time that telling takes.
+    Where only Python refers to one, torch makes a second reference for as long as it tells of it, and then its object
+    has to be counted too, under Python's lock: half of the time that telling takes. What is referred to so is not
+    swapped by `torch.utils.swap_tensors`, and Python's collector does not see it: hence parameters are not, and on
+    accelerators, where steps take longer than this, nothing is.
     """
-    view = x.view_as(x)
-    view.data = x.new_empty(0)
-    return view
+    views: list[Tensor] = []
+    try:
+        for x in state:
+            if type(x) is Tensor and x.device.type == "cpu":
+                view = x.view_as(x)
+                view.data = x.new_empty(0)
+                views.append(view)
+    except Exception:  # under a mode of torch's that these are not for: it only takes longer
+        return []
+    return views
 
 
 def ask(values: list[Any]) -> np.ndarray:
     """The same, asked of each one; of what is no tensor, or has no memory as strides give it, as of None."""
-    tensors = [own(x) if isinstance(x, Tensor) and x.layout is torch.strided else None for x in values]
-    places = [0 if x is None else x.data_ptr() or (0 if x.numel() else EMPTY) for x in tensors]
+    tensors = [
+        own(x) if isinstance(x, Tensor) and x.layout is torch.strided and not x.is_nested else None for x in values
+    ]
+    places = [0 if x is None else address(x) or (0 if x.numel() else EMPTY) for x in tensors]
     ways = [0 if x is None else hash((x.dtype, x.device, x.shape, _strides(x))) | 1 for x in tensors]
     return np.array([[*map(id, values)], places, ways], np.int64)
 

@@ -66,14 +66,14 @@ def refusal(part: Part) -> str | None:
         return f"{_plain(w.dtype)} weights"
     if any(x is not None and x.dtype not in STORED for x in (part.m, part.v)):
         return "moments of another precision than float32 and bfloat16"
-    if any(x is not None and x.stride() != w.stride() for x in (part.m, part.v)):
-        return "moments that lie otherwise than the weights"
     beside = [x for x in (part.norm, part.rms, part.step, part.turns) if x is not None]
     if any(x.dtype is not torch.float32 or not x.is_contiguous() or x.device != w.device for x in beside):
         return "lengths or counters that are not float32"
     found = layout(part.units or WHOLE, w.shape, w.stride())
     if span(w) != w.numel():
         return "weights with gaps between them"  # torch gives such a weight moments and gradients without gaps
+    if any(x is not None and x.stride() != w.stride() for x in (part.m, part.v)):
+        return "moments that lie otherwise than the weights"
     if found is None or not serves(found):
         return f"weights of strides {tuple(w.stride())}"
     return None

@@ -44,7 +44,7 @@ class Part:
     turns: Tensor | None
 
     def __post_init__(self) -> None:
-        self.shape, self.stride, self.address = self.w.shape, self.w.stride(), self.w.data_ptr()
+        self.shape, self.stride, self.address = self.w.shape, self.w.stride(), address(self.w)
 
 
 NOTHING: Mapping[int, tuple[Neurons, Tensor]] = MappingProxyType({})
@@ -150,11 +150,22 @@ def empty(g: Tensor) -> bool:
 
     Raises ValueError where its memory was taken from it.
     """
-    if g.data_ptr() or not g.numel() or g.device.type == "meta":
+    if address(g) or not g.numel() or nowhere(g):
         return False
     if g._is_zerotensor():
         return True
     raise ValueError(f"step: the storage of a gradient of shape {list(g.shape)} is gone; call backward() again.")
+
+
+def nowhere(x: Tensor) -> bool:
+    """Whether a tensor has a shape and no memory: it is on torch's meta device, or fake (FakeTensorMode)."""
+    plain = type(x) in (Tensor, torch.nn.Parameter)
+    return x.is_meta or (not plain and x.untyped_storage().device.type == "meta")
+
+
+def address(x: Tensor) -> int:
+    """Where a tensor lies; 0 of what has no memory."""
+    return 0 if nowhere(x) else x.data_ptr()
 
 
 def check_table(out: Tensor, count: int) -> None:

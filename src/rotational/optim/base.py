@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from rotational.control import Control
 from rotational.kernels.choose import RUNGS, Kernels
 from rotational.kernels.look import Given
-from rotational.kernels.work import identical
+from rotational.kernels.work import identical, nowhere, own
 from rotational.neurons import Neurons
 from rotational.optim import around, checkpoint, fits
 from rotational.optim.bound import Bound, Group, Options, told
@@ -333,7 +333,7 @@ class RotationalOptimizer(Optimizer):
                 center_(p, units)
             norm = lengths(p, units)
             state.update(norm=norm, update_rms=torch.zeros_like(norm), turns=fits.counter(0, p.device))
-            if zeros := int((norm == 0).sum()):
+            if zeros := 0 if nowhere(own(norm)) else int((norm == 0).sum()):
                 empty.append(f"{_name(plan.group, i)} has {zeros} all-zero neurons (of {norm.numel()})")
         if empty:
             center = any(plan.bound.control.center for plan, _ in new)

@@ -14,7 +14,7 @@ from rotational import _check
 from rotational.control import Control
 from rotational.kernels.choose import choose, measures
 from rotational.kernels.pages import zeros_like
-from rotational.kernels.work import Part, identical, own, sharded
+from rotational.kernels.work import Part, address, identical, own, sharded
 from rotational.neurons import Neurons
 from rotational.optim import fits
 from rotational.optim.measuring import Asked, Found
@@ -312,7 +312,7 @@ def _stays(neurons: Neurons, table: Tensor, w: Tensor) -> None:
 
 def _places(values: Sequence[Any]) -> list[Any]:
     """Where tensors lie."""
-    return [(x.data_ptr(), x.shape, x.stride()) if isinstance(x, Tensor) else None for x in map(own, values)]
+    return [(address(x), x.shape, x.stride()) if isinstance(x, Tensor) else None for x in map(own, values)]
 
 
 def _shapes(group: Group) -> list[torch.Size]:

@@ -112,7 +112,7 @@ def restore_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) ->
     for i, p in zip(ids, params, strict=True):
         for key, value in saved["state"].get(i, {}).items():
             if key in ("step", "turns"):
-                value = torch.as_tensor(value, dtype=torch.float32).cpu().clone()
+                value = torch.as_tensor(value, dtype=torch.float32, device="cpu").clone()
             elif isinstance(value, torch.Tensor):
                 held = key in ("norm", "update_rms")
                 dtype = torch.promote_types(p.dtype, torch.float32) if held else moments.get(p) or p.dtype
