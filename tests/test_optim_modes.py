@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -42,9 +44,36 @@ def test_weights_without_memory_get_the_state_that_others_get(name: str, fused: 
     with warnings.catch_warnings(), FakeTensorMode() if where == "fake" else torch.device("meta"):
         warnings.simplefilter("error")
         model, opt = trained(name, fused=fused)
+        model(torch.randn(3, 8)).square().sum().backward()
+    assert shapes(model, opt) == expected
+    opt.step()  # when the mode is over, too
     assert shapes(model, opt) == expected
     assert {group["kernel"] for group in opt.param_groups} == {"reference"}
-    assert all(int(x["step"]) == 4 for x in opt.state.values() if where == "meta")  # counters are on the CPU
+    assert all(int(x["step"]) == 5 for x in opt.state.values() if where == "meta")  # counters are on the CPU
+
+
+@pytest.mark.parametrize("fused", [True, "torch", "compiled", "native"])
+@pytest.mark.parametrize("where", ["fake", "meta"])
+def test_weights_without_memory_are_refused_by_what_needs_it(where: str, fused: Any) -> None:
+    with FakeTensorMode() if where == "fake" else torch.device("meta"):
+        model = nn.Linear(8, 4)
+    with pytest.raises(ValueError, match=r"fused="):
+        made("AdamW", model, fused=fused)
+
+
+def test_nothing_is_said_aloud_of_weights_without_memory() -> None:
+    code = """if True:
+        import torch, rotational
+        from torch._subclasses import FakeTensorMode
+        with FakeTensorMode():
+            layer = torch.nn.Linear(8, 4)
+            opt = rotational.AdamW(layer.parameters(), lr=1e-2, weight_decay=0.1)
+            for _ in range(4):
+                layer(torch.randn(3, 8)).sum().backward()
+                opt.step()
+    """
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
 
 
 def test_weights_that_have_memory_are_stepped_within_a_mode_of_those_that_have_none() -> None:
@@ -72,11 +101,12 @@ def test_a_state_is_loaded_whatever_the_default_device_is() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_a_nested_tensor_in_the_state_is_the_users_own() -> None:
+def test_nested_and_lazy_tensors_in_the_state_are_the_users_own() -> None:
     model, opt = trained("AdamW")
     p = next(model.parameters())
     kept = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
-    opt.state[p]["mine"] = kept
+    lazy = nn.parameter.UninitializedParameter()
+    opt.state[p].update(mine=kept, lazy=lazy, note="of which C knows nothing")
     opt.step()
     assert opt.state[p]["mine"] is kept
     assert int(opt.state[p]["step"]) == 5

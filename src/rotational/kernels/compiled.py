@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 
 from rotational.kernels import reference
-from rotational.kernels.work import Part
+from rotational.kernels.work import Part, nowhere
 
 
 def available() -> str | None:
@@ -26,8 +26,8 @@ def available() -> str | None:
 
 
 def refusal(part: Part) -> str | None:
-    """None: it takes what the reference takes."""
-    return reference.refusal(part)
+    """Why this parameter takes another rung; None where it takes this one."""
+    return "weights without memory, which torch.compile cannot step" if nowhere(part.w) else None
 
 
 @lru_cache(maxsize=1)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rotational.kernels.foreach_turn import rotate_
 from rotational.kernels.pieces import Held, Piece, Scratch, batches
-from rotational.kernels.work import Part, Work, wide
+from rotational.kernels.work import Part, Work, nowhere, wide
 from rotational.memory import Memory, ema
 from rotational.rule import Rule
 from rotational.scale import Rms, Sign
@@ -49,12 +49,12 @@ def available() -> str | None:
 
 
 def refusal(part: Part) -> str | None:
-    """None: it takes everything."""
-    return None
+    """Why this parameter takes another rung; None where it takes this one."""
+    return "weights without memory, whose sums nobody can ask for" if nowhere(part.w) else None
 
 
 class Foreach:
-    """The plain rung: torch's own operations, in batches that fit the cache. It takes everything."""
+    """The plain rung: torch's own operations, in batches that fit the cache. It takes all that has memory."""
 
     def __init__(self) -> None:
         self._scratch = Scratch()

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.nn.parameter import is_lazy
 
 from rotational.kernels import binary
-from rotational.kernels.work import address, identical, own
+from rotational.kernels.work import address, identical, nowhere, own
 
 EMPTY = 1
 """Instead of 0, the address of what has no entries: a parameter without any takes a step too."""
@@ -75,7 +76,8 @@ _REFUSED = (RuntimeError, TypeError, ValueError, BufferError)
 def look(values: list[Any]) -> np.ndarray | None:
     """What there is to know of these tensors, [3, n]; None where one of them has to be asked in Python."""
     calls, n = _calls(), len(values)
-    if calls is None:
+    # torch tells of fake ones too, but says aloud that they have no address.
+    if calls is None or any(type(x) is not Tensor and type(x) is not Parameter and _fake(x) for x in values):
         return None
     call, *_, python = calls
     found = np.empty((3, n), np.int64)
@@ -202,12 +204,18 @@ def _views(state: list[Any]) -> list[Tensor]:
 
 def ask(values: list[Any]) -> np.ndarray:
     """The same, asked of each one; of what is no tensor, or has no memory as strides give it, as of None."""
-    tensors = [
-        own(x) if isinstance(x, Tensor) and x.layout is torch.strided and not x.is_nested else None for x in values
-    ]
+    tensors = [own(x) if isinstance(x, Tensor) and _strided(x) else None for x in values]
     places = [0 if x is None else address(x) or (0 if x.numel() else EMPTY) for x in tensors]
     ways = [0 if x is None else hash((x.dtype, x.device, x.shape, _strides(x))) | 1 for x in tensors]
     return np.array([[*map(id, values)], places, ways], np.int64)
+
+
+def _strided(x: Tensor) -> bool:
+    return not is_lazy(x) and x.layout is torch.strided and not x.is_nested
+
+
+def _fake(x: Any) -> bool:
+    return isinstance(x, Tensor) and _strided(x) and nowhere(x)
 
 
 def _strides(x: Tensor) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rotational.kernels.foreach import store
-from rotational.kernels.work import Part, Work, wide
+from rotational.kernels.work import Part, Work, nowhere, wide
 from rotational.neurons import Neurons
 from rotational.rotate import rotate
 from rotational.rule import Rule
@@ -127,6 +127,8 @@ class Reference:
             part.turns += 1
 
         def number(value: Any) -> Tensor:
+            if nowhere(part.w):  # nor has what they are multiplied with, which torch asks for
+                return part.w.new_empty((), dtype=dtype)
             return torch.as_tensor(value, dtype=dtype, device=part.w.device)
 
         numbers = Numbers(
