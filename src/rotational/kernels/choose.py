@@ -14,7 +14,7 @@ import torch
 
 from rotational.kernels import native
 from rotational.kernels.layout import layout
-from rotational.kernels.work import Kernel, Part, Work, nowhere, sharded
+from rotational.kernels.work import Kernel, Part, Work, sharded
 from rotational.neurons import Neurons
 
 RUNGS = ("native", "numba", "triton", "torch", "compiled", "reference")
@@ -35,11 +35,8 @@ def choose(call: str, name: str, part: Part, fused: Fused, foreach: bool | None)
 
     Raises ValueError where what is demanded is not to be had, with the reason.
     """
-    # Weights that several processes share, and neurons with them, know none of torch's operations on lists; of those
-    # that have no memory nobody can ask how large a sum is.
-    plain = "reference" if sharded(part.w) or nowhere(part.w) else "torch"
     if fused is False or (fused is None and foreach is not None):
-        return plain, ""
+        return _plain(part), ""
     if isinstance(fused, str):
         if why := refusal(fused, part):
             raise ValueError(f"{call}(fused={fused!r}): {name}: {why}. fused=None takes the best that there is.")
@@ -58,7 +55,13 @@ def choose(call: str, name: str, part: Part, fused: Fused, foreach: bool | None)
             f"{call}(fused=True): no hand-written kernel takes {name} ({_said(reasons)}). fused=None takes the "
             "best that there is."
         )
-    return plain, _said(reasons)
+    return _plain(part), _said(reasons)
+
+
+def _plain(part: Part) -> str:
+    """The rung of torch's own operations; the reference, where those in batches do not take a parameter."""
+    # Weights that several processes share, and neurons with them, know none of torch's operations on lists.
+    return "reference" if sharded(part.w) or refusal("torch", part) else "torch"
 
 
 def _said(reasons: Mapping[str, Sequence[str]]) -> str:

@@ -77,7 +77,7 @@ def look(values: list[Any]) -> np.ndarray | None:
     """What there is to know of these tensors, [3, n]; None where one of them has to be asked in Python."""
     calls, n = _calls(), len(values)
     # torch tells of fake ones too, but says aloud that they have no address.
-    if calls is None or any(type(x) is not Tensor and type(x) is not Parameter and _fake(x) for x in values):
+    if calls is None or any(map(_fake, values)):
         return None
     call, *_, python = calls
     found = np.empty((3, n), np.int64)

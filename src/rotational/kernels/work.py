@@ -150,7 +150,7 @@ def empty(g: Tensor) -> bool:
 
     Raises ValueError where its memory was taken from it.
     """
-    if address(g) or not g.numel() or nowhere(g):
+    if nowhere(g) or g.data_ptr() or not g.numel():
         return False
     if g._is_zerotensor():
         return True
